@@ -1,0 +1,56 @@
+# make demo and make test do all set-up on a fresh machine: a virtual environment in .venv, then the work itself.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+# pip's options for torch, for instance TORCH_PIP="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_PIP ?=
+
+# One thread a process: two torch threads on busy cores run several times slower than one.
+export OMP_NUM_THREADS ?= 1
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help install demo test slow lint format bench clean
+
+help:
+	@echo "make install   .venv with everything that training on a CPU and the tests need"
+	@echo "make demo      train the embedded model on the demo photos, evaluate it, draw its answers"
+	@echo "make test      the tests but for the slow ones        make slow   only those"
+	@echo "make lint      format, style, spelling, layers, types, notebooks"
+	@echo "make bench     the benchmarks, one JSON line each"
+
+install: $(INSTALLED)
+
+# torch first and in one exact version: a range may pull gigabytes of CUDA.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --constraint constraints.txt $(TORCH_PIP) torch==2.13.0
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(INSTALLED)
+
+demo: install
+	$(PY) -m qcvl.train
+
+test: install
+	$(PY) -m pytest -m "not slow"
+
+slow: install
+	$(PY) -m pytest -m slow
+
+lint: install
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/codespell
+	.venv/bin/lint-imports
+	.venv/bin/mypy
+	find notebooks -name '*.ipynb' -exec .venv/bin/nbstripout --verify {} +
+
+format: install
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: install
+	set -e; for script in benchmarks/*.py; do $(PY) $$script; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
