@@ -1,0 +1,93 @@
+"""3x3 affine matrices over continuous pixel coordinates, and shapes carried through them.
+
+Matrices act on column vectors ``(x, y, 1)``; ``second @ first`` applies ``first`` first.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcvl.geometry.shapes import Points, Shape, as_points
+
+Matrix = np.ndarray  # float64 [3, 3], last row (0, 0, 1)
+
+# Relative size below which an entry of the linear part is rounding: chained quarter turns leave about 1e-16.
+AXIS_TOLERANCE = 1e-9
+
+
+def apply_affine(points_N2: Sequence | Points, matrix: Matrix) -> Points:
+    """Points ``[N, 2]`` mapped by a ``[3, 3]`` affine matrix.
+
+    >>> apply_affine([[10, 20], [30, 40]], hflip_matrix(100)).tolist()
+    [[90.0, 20.0], [70.0, 40.0]]
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    return as_points(points_N2) @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def hflip_matrix(width: float) -> Matrix:
+    """The ``[3, 3]`` mirror ``x -> width - x``."""
+    return np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def vflip_matrix(height: float) -> Matrix:
+    """The ``[3, 3]`` mirror ``y -> height - y``."""
+    return np.array([[1.0, 0.0, 0.0], [0.0, -1.0, height], [0.0, 0.0, 1.0]])
+
+
+def translation_matrix(dx: float, dy: float) -> Matrix:
+    """The ``[3, 3]`` shift by ``(dx, dy)`` pixels."""
+    return np.array([[1.0, 0.0, dx], [0.0, 1.0, dy], [0.0, 0.0, 1.0]])
+
+
+def rotation_matrix(degrees: float, center_xy: tuple[float, float]) -> Matrix:
+    """The ``[3, 3]`` turn about ``center_xy``; positive degrees are clockwise on screen, quarter turns are exact."""
+    quarter, rest = divmod(degrees, 90.0)
+    if rest == 0.0:
+        cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarter) % 4]
+    else:
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return _about(center_xy, np.array([[cos, -sin], [sin, cos]]))
+
+
+def scale_matrix(sx: float, sy: float | None = None, center: tuple[float, float] = (0.0, 0.0)) -> Matrix:
+    """The ``[3, 3]`` scaling by ``sx`` and ``sy`` (``sx`` again when not given) that keeps ``center`` in place."""
+    return _about(center, np.diag([sx, sx if sy is None else sy]))
+
+
+def pixel_center_matrix(matrix: Matrix) -> Matrix:
+    """The same map in OpenCV's coordinates, where pixel centres are integers, for ``cv2.warpAffine(…, result[:2])``."""
+    return translation_matrix(-0.5, -0.5) @ matrix @ translation_matrix(0.5, 0.5)
+
+
+def transform_shape(shape: Shape, matrix: Matrix) -> Shape:
+    """The shape mapped by a ``[3, 3]`` matrix: vertex order is kept, the identity returns the shape itself.
+
+    A box stays a box under flips, scalings, shifts and quarter turns; otherwise its four corners become a quad.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if np.array_equal(matrix, np.eye(3)):
+        return shape
+    if shape.kind != "bbox_2d":
+        return Shape(shape.kind, apply_affine(shape.points, matrix))
+    corners = apply_affine(shape.outline, matrix)
+    if keeps_boxes(matrix):
+        return Shape("bbox_2d", np.stack([corners.min(axis=0), corners.max(axis=0)]))
+    return Shape("quad", corners)
+
+
+def keeps_boxes(matrix: Matrix) -> bool:
+    """True when the linear part of a ``[3, 3]`` matrix maps the axes onto the axes, up to rounding."""
+    linear = np.abs(np.asarray(matrix, dtype=np.float64)[:2, :2])
+    straight, crossed = max(linear[0, 0], linear[1, 1]), max(linear[0, 1], linear[1, 0])
+    return bool(min(straight, crossed) <= AXIS_TOLERANCE * max(straight, crossed))
+
+
+def _about(center_xy: tuple[float, float], linear: np.ndarray) -> Matrix:
+    """``[3, 3]`` matrix of a ``[2, 2]`` linear map that keeps ``center_xy`` in place."""
+    center = np.asarray(center_xy, dtype=np.float64)
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = center - linear @ center
+    return matrix
