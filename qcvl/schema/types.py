@@ -1,0 +1,48 @@
+"""The words every other module uses: Annotation, Record, Sample and the task a sample is for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from qcvl.geometry.shapes import Shape
+
+Task = Literal["dense", "summary", "chat"]
+TASKS: tuple[Task, ...] = ("dense", "summary", "chat")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One object of a photo: its shape in pixels of image number ``image`` (continuous edges) and its description."""
+
+    shape: Shape
+    desc: str
+    image: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Decoded pixels and what the answer should say about them.
+
+    ``images`` are uint8 RGB arrays ``[H, W, 3]`` after EXIF orientation. ``kept_indices[k]`` is the index in the record
+    of the object that became ``annotations[k]`` and ``coverages[k]`` the share of it that is still in the frame.
+    ``telemetry`` counts what augmentation did (``{"rotate/applied": 1, …}``).
+    """
+
+    images: tuple[np.ndarray, ...]
+    annotations: tuple[Annotation, ...]
+    task: Task
+    summary: str | None = None
+    kept_indices: tuple[int, ...] = ()
+    coverages: tuple[float, ...] = ()
+    telemetry: Mapping[str, float] = field(default_factory=dict)
+
+    def size(self, image: int = 0) -> tuple[int, int]:
+        """``(width, height)`` in pixels of one image."""
+        height, width = self.images[image].shape[:2]
+        return width, height
+
+
+ImageValue = str | Path | bytes | np.ndarray | Any  # a path, data URL, encoded bytes, RGB array or PIL image
