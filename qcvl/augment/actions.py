@@ -1,0 +1,70 @@
+"""What an op may answer: move the photo, reframe it, recolour it, or skip it and say why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+Window = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, continuous edges
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+NOT_DRAWN = "not_drawn"  # the reason of an op whose probability said no
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The op leaves this photo as it is; ``reason`` is counted as ``<op>/<reason>``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Every point moves by an affine ``matrix`` [3, 3] inside the same canvas; consecutive moves become one warp."""
+
+    matrix: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reframe:
+    """A barrier: ``window`` of the present canvas becomes the new canvas of ``width`` x ``height`` pixels.
+
+    A window inside the canvas crops, one beyond it pads with the fill, another size than the window's resizes. With
+    ``reveal``, what earlier moves pushed over the canvas' edge shows again instead of the fill. ``min_coverage``
+    replaces the pipeline's own for this barrier.
+    """
+
+    window: Window
+    width: int
+    height: int
+    reveal: bool = False
+    min_coverage: float | None = None
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """``[3, 3]`` from the present canvas to the new one."""
+        x1, y1, x2, y2 = self.window
+        sx, sy = self.width / (x2 - x1), self.height / (y2 - y1)
+        return np.array([[sx, 0, -sx * x1], [0, sy, -sy * y1], [0, 0, 1]], dtype=np.float64)
+
+    def visible(self, width: int, height: int) -> Window:
+        """The part of the new canvas, in its own pixels, where a canvas of ``width`` x ``height`` still shows."""
+        if self.reveal:
+            return 0.0, 0.0, float(self.width), float(self.height)
+        scale_x, scale_y = self.matrix[0, 0], self.matrix[1, 1]
+        x1, y1, _, _ = self.window
+        left, right = np.clip([-x1 * scale_x, (width - x1) * scale_x], 0, self.width)
+        top, bottom = np.clip([-y1 * scale_y, (height - y1) * scale_y], 0, self.height)
+        return float(left), float(top), float(right), float(bottom)
+
+
+@dataclass(frozen=True, slots=True)
+class Recolor:
+    """``paint`` maps uint8 RGB ``[H, W, 3]`` to the same shape; it runs after all geometry, on the final pixels."""
+
+    paint: Callable[[np.ndarray], np.ndarray]
+
+
+Action = Skip | Move | Reframe | Recolor

@@ -1,0 +1,168 @@
+"""Where the photo and its objects are while ops run; the exact visible parts, in pixels with continuous edges."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+
+from qcvl.augment.actions import Reframe, Window
+from qcvl.geometry.affine import apply_affine, transform_shape, translation_matrix
+from qcvl.geometry.clip import clip_shape, min_area_quad
+from qcvl.geometry.norm import canonical, signed_area
+from qcvl.geometry.overlap import coverage
+from qcvl.geometry.shapes import Shape
+from qcvl.schema.types import Annotation, Task
+
+
+def frame_window(width: int, height: int) -> Window:
+    """``(0, 0, width, height)``: the whole canvas."""
+    return 0.0, 0.0, float(width), float(height)
+
+
+def _cut(shape: Shape, window: Window) -> list[Shape]:
+    """The exact parts of ``shape`` inside ``window``; a shape inside stays as it is."""
+    x1, y1, x2, y2 = window
+    at_origin = transform_shape(shape, translation_matrix(-x1, -y1))
+    return [transform_shape(part, translation_matrix(x1, y1)) for part in clip_shape(at_origin, x2 - x1, y2 - y1)]
+
+
+def _extent(shape: Shape) -> float:
+    """Length of a polyline in pixels, area of any other shape in square pixels."""
+    if shape.kind == "line":
+        return float(np.linalg.norm(np.diff(shape.points, axis=0), axis=1).sum())
+    return abs(signed_area(shape.outline))
+
+
+def _exact(shape: Shape) -> Shape:
+    """A quad as a polygon, so that cutting it twice does not fit a quad around a fitted quad."""
+    return Shape("poly", shape.points) if shape.kind == "quad" else shape
+
+
+def _is_empty(window: Window) -> bool:
+    x1, y1, x2, y2 = window
+    return x2 <= x1 or y2 <= y1
+
+
+def _coverage(parts: Sequence[Shape], window: Window) -> float:
+    """Share of all ``parts`` together that lies in ``window``, by length or area."""
+    if len(parts) == 1:
+        return coverage(parts[0], window)
+    total = sum(map(_extent, parts))
+    return sum(_extent(part) * coverage(part, window) for part in parts) / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """One object on its way: its exact visible parts and the share of the original that they still are.
+
+    ``index`` is its place among the sample's annotations; a box, quad or polygon has at most as many parts as the frame
+    cuts it into, a polyline one for each visible stretch.
+    """
+
+    index: int
+    annotation: Annotation
+    parts: tuple[Shape, ...]
+    share: float
+
+    @classmethod
+    def start(cls, index: int, annotation: Annotation, frame: Window) -> "Tracked":
+        """The object as recorded, cut to the photo's own frame."""
+        whole = _exact(annotation.shape)
+        return cls(index, annotation, tuple(_cut(whole, frame)), coverage(whole, frame))
+
+    def carried(self, matrix: np.ndarray, visible: Window) -> "Tracked":
+        """The object after ``matrix`` [3, 3], cut to ``visible``; shares multiply from step to step."""
+        if _is_empty(visible):
+            return replace(self, parts=(), share=0.0)
+        moved = self._moved(matrix)
+        parts = tuple(chain.from_iterable(_cut(part, visible) for part in moved))
+        return replace(self, parts=parts, share=self.share * _coverage(moved, visible))
+
+    def share_in(self, matrix: np.ndarray, visible: Window) -> float:
+        """The share that ``carried`` would leave, without the work of cutting."""
+        return 0.0 if _is_empty(visible) else self.share * _coverage(self._moved(matrix), visible)
+
+    def _moved(self, matrix: np.ndarray) -> list[Shape]:
+        return [_exact(transform_shape(part, matrix)) for part in self.parts]
+
+    def shapes(self, width: int, height: int) -> list[Shape]:
+        """The visible parts as canonical shapes of the record's kinds, inside a canvas of ``width`` x ``height``.
+
+        A box or quad stays one object: four corners are a quad, three a polygon, and any other outline (or several)
+        gives the min-area quad around it, its corners clamped to the canvas, as ``clip_shape`` does.
+        """
+        if self.annotation.shape.kind in ("poly", "line") or self.parts[0].kind == "bbox_2d":
+            return [canonical(part) for part in self.parts]
+        corners = np.concatenate([part.points for part in self.parts])
+        if len(self.parts) == 1 and len(corners) <= 4:
+            return [canonical(Shape("quad" if len(corners) == 4 else "poly", corners))]
+        return [canonical(Shape("quad", np.clip(min_area_quad(corners), 0.0, (width, height))))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What an op may look at: the canvas, the moves waiting for the next barrier, the objects and the texts.
+
+    ``objects`` are in pixels of the last barrier's canvas; ``moves`` [3, 3] leads from there to the present. ``texts``
+    holds the descs of these photos and the sample's summary.
+    """
+
+    width: int
+    height: int
+    task: Task
+    texts: tuple[str, ...]
+    objects: tuple[Tracked, ...]
+    moves: np.ndarray
+    touched: bool = False
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """``(x, y)`` of the canvas' centre, in pixels."""
+        return self.width / 2, self.height / 2
+
+    @property
+    def is_still(self) -> bool:
+        """Whether no move waits for the next barrier."""
+        return np.array_equal(self.moves, np.eye(3))
+
+    def corners(self) -> np.ndarray:
+        """``[4, 2]``: where the waiting moves have taken the canvas' corners (clockwise from its top left)."""
+        width, height = self.width, self.height
+        return apply_affine(np.array([[0.0, 0.0], [width, 0], [width, height], [0, height]]), self.moves)
+
+    def shapes(self) -> list[Shape]:
+        """Every visible part in present pixels, not yet cut to the canvas."""
+        return [transform_shape(part, self.moves) for tracked in self.objects for part in tracked.parts]
+
+    def coverages_in(self, window: Window) -> list[float]:
+        """Share of each original object that would show if ``window`` of the present canvas were kept."""
+        left, top, right, bottom = window
+        visible = (max(left, 0.0), max(top, 0.0), min(right, float(self.width)), min(bottom, float(self.height)))
+        return [tracked.share_in(self.moves, visible) for tracked in self.objects]
+
+    def moved(self, matrix: np.ndarray) -> "View":
+        """The view with one more move waiting."""
+        return replace(self, moves=matrix @ self.moves)
+
+    def reframed(self, reframe: Reframe, min_coverage: float) -> "View":
+        """The view after a barrier: objects carried and cut, those cut below ``min_coverage`` gone, no move waiting."""
+        matrix, visible = reframe.matrix @ self.moves, reframe.visible(self.width, self.height)
+        carried = [(tracked, tracked.carried(matrix, visible)) for tracked in self.objects]
+        kept = tuple(after for before, after in carried if _survives(before, after, min_coverage))
+        return replace(self, width=reframe.width, height=reframe.height, objects=kept, moves=np.eye(3), touched=True)
+
+
+def _survives(before: Tracked, after: Tracked, min_coverage: float) -> bool:
+    was_cut = after.share < before.share - 1e-9  # a barrier judges its own cut, not that of an earlier crop
+    return bool(after.parts) and not (was_cut and after.share < min_coverage)
+
+
+def view_of(
+    listed: Iterable[tuple[int, Annotation]], size_wh: tuple[int, int], task: Task, texts: Sequence[str]
+) -> View:
+    """The view of untouched photos of one size, from ``(index, annotation)`` pairs."""
+    width, height = size_wh
+    frame = frame_window(width, height)
+    objects = tuple(Tracked.start(index, annotation, frame) for index, annotation in listed)
+    return View(width=width, height=height, task=task, texts=tuple(texts), objects=objects, moves=np.eye(3))
