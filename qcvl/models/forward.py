@@ -1,0 +1,96 @@
+"""The training path: packed samples in, final hidden states and merged visual tokens out, logits only where asked."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from qcvl.errors import DataError
+from qcvl.models.attention import VARLEN
+
+
+class Hidden(NamedTuple):
+    """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in image order or None."""
+
+    states: torch.Tensor
+    visual: torch.Tensor | None
+
+
+def unwrap(model: nn.Module) -> PreTrainedModel:
+    """The conditional-generation model inside a PeftModel, or the model itself; adapters stay active in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
+    """Run both towers over packed samples.
+
+    Args:
+        model: a Qwen vision-language model, plain or wrapped by peft.
+        batch: ``input_ids [1, L]``, ``position_ids [4, 1, L]`` (row 0 restarting at 0 per sample), ``segments``
+            (lengths of the samples, summing to L), and with images ``pixel_values [N, patch_values]`` and
+            ``image_grid_thw [n, 3]``.
+
+    Samples do not see each other: the language model runs without cache and without a padding mask, the only
+    combination in which transformers keeps packed samples apart.
+    """
+    core = unwrap(model).model
+    embeds = core.get_input_embeddings()(batch["input_ids"])
+    extra: dict[str, Any] = {}
+    visual = None
+    if batch.get("pixel_values") is not None:
+        seen = _look(core.visual, batch["pixel_values"], batch["image_grid_thw"])
+        visual = seen.pooler_output
+        is_cell = batch["input_ids"] == core.config.image_token_id
+        embeds = _place(embeds, is_cell, visual)
+        if getattr(seen, "deepstack_features", None):
+            extra = {"visual_pos_masks": is_cell, "deepstack_visual_embeds": seen.deepstack_features}
+    out = core.language_model(
+        inputs_embeds=embeds,
+        position_ids=batch["position_ids"],
+        attention_mask=None,
+        use_cache=False,
+        **_packing(core.language_model.config._attn_implementation, batch["segments"], embeds.device),
+        **extra,
+    )
+    return Hidden(out.last_hidden_state, visual)
+
+
+def label_logits(model: nn.Module, hidden: torch.Tensor, label_index: torch.Tensor) -> torch.Tensor:
+    """Logits ``[K, vocabulary]`` at the ``K`` positions ``label_index`` of ``hidden [1, L, H]``.
+
+    A label at position ``p`` is predicted at ``p - 1``; the other positions never reach the head.
+    """
+    return unwrap(model).get_output_embeddings()(hidden[0, label_index])
+
+
+def _look(visual: PreTrainedModel, pixel_values: torch.Tensor, grids: torch.Tensor) -> BaseModelOutputWithPooling:
+    """The vision tower and aligner, without a graph when none of their parameters is trained."""
+    trained = any(parameter.requires_grad for parameter in visual.parameters())
+    with nullcontext() if trained else torch.no_grad():
+        return visual(pixel_values.to(visual.dtype), grid_thw=grids, return_dict=True)
+
+
+def _place(embeds: torch.Tensor, is_cell: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+    """Token embeddings ``[1, L, H]`` with the visual tokens in the placeholders' places."""
+    where = is_cell[0].nonzero()[:, 0]
+    if len(where) != len(visual):
+        raise DataError(
+            f"the batch has {len(where)} image placeholders for {len(visual)} visual tokens; expand placeholders from "
+            "image_grid_thw"
+        )
+    return embeds.index_copy(1, where, visual[None].to(embeds.dtype))
+
+
+def _packing(attention: str, segments: tuple[int, ...], device: torch.device) -> dict[str, Any]:
+    """How an attention implementation is told where samples begin; plain SDPA reads it off the restarting positions."""
+    if attention == VARLEN:
+        return {"segments": tuple(segments)}
+    if "flash" in attention:
+        edges = torch.tensor([0, *segments], device=device).cumsum(0).to(torch.int32)
+        lengths = {"max_length_q": max(segments), "max_length_k": max(segments)}
+        return {"cu_seq_lens_q": edges, "cu_seq_lens_k": edges, **lengths}
+    return {}

@@ -1,0 +1,78 @@
+"""From an RGB image to the model's patch rows, equal to transformers' `Qwen2VLImageProcessorPil` within 1/255."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from qcvl.errors import DataError
+from qcvl.models.spec import Processing
+
+MAX_ASPECT_RATIO = 200  # transformers.models.qwen2_vl.image_processing_pil_qwen2_vl.smart_resize
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """``(height, width)`` in pixels, multiples of ``factor`` near the given ones with the area brought into budget.
+
+    Raises:
+        DataError: when a side is empty or one side is over 200 times the other.
+    """
+    if min(height, width) < 1 or max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise DataError(
+            f"an image of {width}x{height} pixels cannot be cut into patches: sides must be at least 1 and their ratio "
+            f"at most {MAX_ASPECT_RATIO}; crop it or leave it out"
+        )
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if new_height * new_width > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif new_height * new_width < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def seen_size(height: int, width: int, processing: Processing) -> tuple[int, int]:
+    """``(height, width)`` in pixels of the resized image the model sees."""
+    return smart_resize(height, width, processing.family.factor, processing.min_pixels, processing.max_pixels)
+
+
+def patch_grid(height: int, width: int, processing: Processing) -> tuple[int, int, int]:
+    """Patch grid ``(1, rows, columns)`` that `to_patches` gives an image of this size; no pixels needed."""
+    seen_height, seen_width = seen_size(height, width, processing)
+    side = processing.family.patch_size
+    return 1, seen_height // side, seen_width // side
+
+
+def to_patches(image: np.ndarray, processing: Processing) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Float32 patch rows ``[rows * columns, 3 * temporal * side * side]`` and the grid ``(1, rows, columns)``.
+
+    Args:
+        image: uint8 RGB ``[H, W, 3]``.
+        processing: budget, resampling and normalisation.
+
+    Rows are ordered block by block (``merge_size`` x ``merge_size`` patches make one cell), as the vision tower wants.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"expected a uint8 RGB image [H, W, 3], found {image.dtype} {list(image.shape)}")
+    height, width = seen_size(image.shape[0], image.shape[1], processing)
+    if image.shape[:2] != (height, width):
+        resized = Image.fromarray(image).resize((width, height), resample=Image.Resampling(processing.resample))
+        image = np.asarray(resized)
+    return _cut(image, processing)
+
+
+def _cut(image: np.ndarray, processing: Processing) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Normalise uint8 ``[H, W, 3]`` and lay it out as patch rows (the still image is repeated along time)."""
+    family = processing.family
+    side, merge, time = family.patch_size, family.merge_size, family.temporal_patch_size
+    rows, columns = image.shape[0] // side, image.shape[1] // side
+    mean, std = np.asarray(family.image_mean, np.float32), np.asarray(family.image_std, np.float32)
+    levels = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std  # [256, 3]: uint8 value -> model's number
+    values = np.stack([levels[:, channel][image[..., channel]] for channel in range(3)])  # [3, H, W]
+    blocks = values.reshape(3, rows // merge, merge, side, columns // merge, merge, side)
+    blocks = blocks.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+    shape = (*blocks.shape[:5], time, side, side)
+    return np.broadcast_to(blocks, shape).reshape(rows * columns, family.patch_values), (1, rows, columns)

@@ -1,0 +1,89 @@
+"""The two ways to get a model, as settings: a checkpoint by its path, or random weights by an architecture."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from qcvl.models.folders import check_weights, find_folder, read_config
+from qcvl.models.spec import Family, Processing, load_processing, read_image_settings
+from qcvl.schema.settings import settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Dtype = Literal["float32", "bfloat16", "auto"]
+Attention = Literal["auto", "sdpa", "varlen", "flash_attention_2"]
+Count = Annotated[int, Field(ge=1)]
+
+
+@settings
+class ModelSettings:
+    """What every model choice has: number format, attention, image budget in merged cells, and its rate factor.
+
+    ``dtype=auto`` keeps the checkpoint's own. ``attn=auto`` is flash_attention_2 on a GPU that has it, else varlen
+    (exact SDPA per packed sample). ``lr_multiplier`` scales the stage's learning rates for this model.
+    """
+
+    dtype: Dtype
+    attn: Attention
+    min_cells: Count
+    max_cells: Count
+    lr_multiplier: Annotated[float, Field(gt=0)]
+    gradient_checkpointing: bool
+
+    def __post_init__(self) -> None:
+        if self.min_cells > self.max_cells:
+            raise ValueError(f"min_cells {self.min_cells} is above max_cells {self.max_cells}")
+
+
+@settings
+class ModelSpec(ModelSettings):
+    """A pretrained checkpoint at ``path``: a local folder, a hub id ``owner/name``, or ``embedded:tiny``."""
+
+    path: str
+
+    def load_processing(self) -> Processing:
+        """Tokenizer, chat template and patch grid of the checkpoint; reads no weights."""
+        folder = find_folder(self.path, weights=False)
+        return load_processing(folder, read_config(folder), self.min_cells, self.max_cells)
+
+    def load_model(self) -> "PreTrainedModel":
+        """The checkpoint's model on the CPU in ``dtype``, with the fast attention paths in place."""
+        from qcvl.models.build import load_pretrained
+
+        folder = find_folder(self.path, weights=True)
+        Family.from_config(read_config(folder), read_image_settings(folder), folder)
+        check_weights(folder)
+        return load_pretrained(folder, self)
+
+
+@settings
+class ScratchModel(ModelSettings):
+    """Random weights of an architecture, the same for the same seed.
+
+    ``architecture`` is a ``config.json`` (model_type, text_config, vision_config in Hugging Face's names) without the
+    vocabulary, which comes from ``tokenizer`` (a folder, hub id or ``embedded:tiny``). Weights are normal with
+    ``init_std``; outputs of residual branches are divided by sqrt(2 * layers) when ``scale_residual_outputs``; the
+    vision position table is 2-D sine-cosine times ``position_table_scale``.
+    """
+
+    architecture: dict[str, Any]
+    tokenizer: str
+    init_std: Annotated[float, Field(gt=0)]
+    position_table_scale: float
+    scale_residual_outputs: bool
+    seed: int
+
+    def load_processing(self) -> Processing:
+        """Tokenizer and chat template of ``tokenizer``, patch grid of ``architecture``."""
+        folder = find_folder(self.tokenizer, weights=False)
+        return load_processing(folder, self.architecture, self.min_cells, self.max_cells)
+
+    def load_model(self) -> "PreTrainedModel":
+        """A model with reproducible random weights on the CPU; the global random state is left as it was."""
+        from qcvl.models.build import build_scratch
+
+        return build_scratch(self, self.load_processing())
+
+
+Model = ModelSpec | ScratchModel

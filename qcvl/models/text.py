@@ -1,0 +1,41 @@
+"""Text in and out of a tokenizer without a user's words ever becoming special tokens."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from qcvl.models.spec import Processing
+
+
+def render(processing: Processing, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
+    """The conversation as the checkpoint's chat template writes it."""
+    return processing.tokenizer.apply_chat_template(
+        list(messages),
+        chat_template=processing.chat_template,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+    )
+
+
+@lru_cache(maxsize=8)
+def special_ids(processing: Processing) -> Mapping[str, int]:
+    """Every special token of the tokenizer and its id."""
+    return {str(token): index for index, token in processing.tokenizer.added_tokens_decoder.items() if token.special}
+
+
+@lru_cache(maxsize=8)
+def _special_pattern(processing: Processing) -> re.Pattern[str]:
+    longest_first = sorted(special_ids(processing), key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+
+def split_special(processing: Processing, text: str) -> list[str]:
+    """Cut text at special tokens: the tokens themselves and the runs between them, in order, none empty."""
+    return [piece for piece in _special_pattern(processing).split(text) if piece]
+
+
+@lru_cache(maxsize=4096)
+def plain_ids(processing: Processing, text: str) -> tuple[int, ...]:
+    """Token ids of text in which nothing is special: ``<|im_end|>`` in it is seven characters and more."""
+    return tuple(processing.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
