@@ -1,0 +1,35 @@
+"""Full training: the towers' own weights move, in float32."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from qcvl.errors import ConfigError
+from qcvl.models.towers import Tower, tower_of
+
+
+def train_towers(model: nn.Module, towers: Sequence[Tower]) -> nn.Module:
+    """Freeze every parameter of ``model``, then make those of ``towers`` trainable float32; returns ``model``.
+
+    Raises:
+        ConfigError: when one of ``towers`` has no floating-point parameter to train.
+    """
+    model.requires_grad_(False)
+    found = set()
+    for name, parameter in model.named_parameters():
+        tower = tower_of(name)
+        if tower in towers and parameter.is_floating_point():
+            make_trainable(parameter)
+            found.add(tower)
+    if missing := [tower for tower in towers if tower not in found]:
+        raise ConfigError(
+            f"tuner=full: tower {', '.join(missing)} of {type(model).__name__} has no weights that can be trained; "
+            "expected floating-point parameters (a quantized base trains with tuner=lora); change stage.towers or tuner"
+        )
+    return model
+
+
+def make_trainable(parameter: nn.Parameter) -> None:
+    """Let ``parameter`` train, in float32: bf16 keeps 8 bits, so steps of 1e-6 of a weight would round to nothing."""
+    parameter.data = parameter.data.float()
+    parameter.requires_grad_(True)

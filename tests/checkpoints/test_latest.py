@@ -1,0 +1,66 @@
+"""stage.init_from=latest finds the newest complete checkpoint of a lower stage over the same base."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qcvl.checkpoints.contract import Base, Contract, write_contract
+from qcvl.checkpoints.folder import link, write_checkpoint
+from qcvl.checkpoints.latest import find_latest
+from qcvl.errors import CheckpointError
+
+
+def finish(root: Path, job: str, *, stage: int, base: str = "same", at: int = 0) -> Path:
+    """A finished run whose ``last`` was completed at second ``at``."""
+    contract = Contract(
+        version=1, stage=stage, min_pixels=1, max_pixels=2, patch_factor=32, resample="bicubic", exif=True,
+        emit_norm="norm1000", answer_format={}, prompts={}, order="reference", tuner={},
+        base=Base(path=f"/models/{base}", model_type="qwen3_vl", fingerprint=base),
+    )  # fmt: skip
+    folder = write_checkpoint(root / job / "checkpoints" / "step-5", lambda path: write_contract(contract, path))
+    link(folder.parent / "last", folder)
+    os.utime(folder / "manifest.json", (at, at))
+    return folder
+
+
+def latest(root: Path, below: int = 2) -> Path:
+    return find_latest(root, below_stage=below, base_fingerprint="same")
+
+
+def test_it_is_the_newest_of_a_lower_stage(tmp_path):
+    finish(tmp_path, "train/2024-01-01/10-00-00", stage=1, at=100)
+    newest = finish(tmp_path, "train/2024-01-02/10-00-00", stage=1, at=300)
+    finish(tmp_path, "other/0", stage=1, at=200)
+    finish(tmp_path, "later", stage=2, at=400)
+    assert latest(tmp_path) == newest.resolve()
+
+
+def test_a_stage_three_may_start_from_stage_two_or_one(tmp_path):
+    finish(tmp_path, "a", stage=1, at=100)
+    second = finish(tmp_path, "b", stage=2, at=200)
+    assert latest(tmp_path, below=3) == second.resolve()
+
+
+def test_another_base_and_a_damaged_folder_are_passed_over(tmp_path):
+    good = finish(tmp_path, "a", stage=1, at=100)
+    finish(tmp_path, "b", stage=1, base="other", at=200)
+    broken = finish(tmp_path, "c", stage=1, at=300)
+    contract = broken / "qcvl.json"
+    contract.write_text(contract.read_text() + "\n")
+    assert latest(tmp_path) == good.resolve()
+
+
+def test_without_one_the_error_says_why_each_was_passed_over(tmp_path):
+    finish(tmp_path, "a", stage=2)
+    finish(tmp_path, "b", stage=1, base="other")
+    (tmp_path / "c" / "checkpoints" / "last").mkdir(parents=True)
+    with pytest.raises(CheckpointError) as caught:
+        latest(tmp_path)
+    for reason in ("is of stage 2", "has another base, /models/other", "qcvl.json: missing", "stage.init_from=PATH"):
+        assert reason in str(caught.value)
+
+
+def test_an_empty_or_absent_outputs_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoints/last under .*nowhere"):
+        latest(tmp_path / "nowhere")

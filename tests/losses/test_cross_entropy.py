@@ -1,0 +1,72 @@
+"""The chunked head loss equals the plain one, and never holds the whole logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qcvl.losses.cross_entropy import label_cross_entropy
+
+HIDDEN, VOCABULARY = 8, 33
+
+
+def inputs(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, HIDDEN, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(VOCABULARY, HIDDEN, generator=generator).to(dtype).requires_grad_()
+    return hidden, weight, torch.randint(VOCABULARY, (tokens,), generator=generator)
+
+
+@settings(deadline=None)  # results are judged, not speed
+@given(tokens=st.integers(1, 40), chunk=st.integers(1, 50), seed=st.integers(0, 5))
+def test_value_gradients_and_correct_count_equal_the_plain_cross_entropy(tokens, chunk, seed):
+    hidden, weight, targets = inputs(tokens, seed)
+    loss, correct = label_cross_entropy(hidden, weight, targets, chunk)
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    logits = hidden @ weight.T
+    expected = F.cross_entropy(logits, targets, reduction="sum")
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    for mine, plain in zip(gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+    assert correct == (logits.argmax(1) == targets).sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16])
+def test_no_tensor_of_all_tokens_by_vocabulary_is_made_or_kept(chunk):
+    hidden, weight, targets = inputs(48)
+    kept, made = [], []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            made.extend(t.shape for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor))
+            return out
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        loss, _ = label_cross_entropy(hidden, weight, targets, chunk)
+        kept_for_backward = list(kept)
+    with Watch():
+        loss.backward()
+        label_cross_entropy(hidden, weight, targets, chunk)
+    transposed_weight = (HIDDEN, VOCABULARY)
+    logits = [shape[0] for shape in made if len(shape) == 2 and shape[1] == VOCABULARY and shape != transposed_weight]
+    assert max(logits) == chunk
+    assert not [shape for shape in kept_for_backward if len(shape) == 2 and shape[1] == VOCABULARY]
+
+
+def test_bfloat16_states_give_a_float32_loss_of_their_rounded_logits():
+    hidden, weight, targets = inputs(20, dtype=torch.bfloat16)
+    loss, _ = label_cross_entropy(hidden, weight, targets, 6)
+    expected = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_labels_give_zero_with_a_graph():
+    hidden, weight, targets = inputs(0)
+    loss, correct = label_cross_entropy(hidden, weight, targets, 4)
+    loss.backward()
+    assert (loss.item(), correct.item()) == (0.0, 0)
+    assert weight.grad.abs().sum() == 0
