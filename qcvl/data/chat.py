@@ -1,0 +1,112 @@
+"""A conversation's token ids and label mask, from the checkpoint's own chat template.
+
+Two rules keep them exact:
+
+* the template never sees a user's text: it renders private marks in its place, so that only the template's own special
+  tokens are special, and a desc holding ``<|im_end|>`` or ``<image>`` is plain text;
+* the answer is what the rendering with the answer adds to the rendering without it, and is tokenized by itself, as it
+  will be when the model writes it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from qcvl.errors import DataError
+from qcvl.models.spec import Processing
+from qcvl.models.text import plain_ids, render, special_ids, split_special
+from qcvl.schema.prompts import TaskPrompt
+
+IMAGE_PAD = "<|image_pad|>"  # what every Qwen template writes for an image, once
+IGNORE = -100  # torch's cross-entropy ignores this label
+_MARK = re.compile("\ue000(\\d+)\ue001")  # private-use code points: never in a template
+
+
+def ask(prompt: TaskPrompt, image_count: int) -> list[dict]:
+    """The conversation up to the answer: a system text, then the images followed by the user text."""
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    media = [{"type": "image"} for _ in range(image_count)]
+    return [*system, {"role": "user", "content": [*media, {"type": "text", "text": prompt.user}]}]
+
+
+def encode_question(processing: Processing, question: Sequence[dict], grids: np.ndarray) -> np.ndarray:
+    """Token ids int64 ``[L]`` up to where the model starts to write; each image is expanded to its merged cells.
+
+    Raises:
+        DataError: when the template has another number of image places than there are grids.
+    """
+    marked, texts = _mark_texts(question)
+    rendered = render(processing, marked, add_generation_prompt=True)
+    return _token_ids(processing, rendered, texts, _cells(processing, rendered, grids, "a question"))
+
+
+def encode_exchange(
+    processing: Processing, question: Sequence[dict], answer: str, grids: np.ndarray, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and labels, int64 ``[L]``, of a question and its answer.
+
+    Labels are the answer through its end-of-turn token; everything else is -100.
+
+    Raises:
+        DataError: when the template renders the question differently once the answer follows, when the answer has no
+            end-of-turn token, or when media and grids do not match.
+    """
+    marked, texts = _mark_texts([*question, {"role": "assistant", "content": answer}])
+    before = render(processing, marked[:-1], add_generation_prompt=True)
+    whole = render(processing, marked, add_generation_prompt=False)
+    if not whole.startswith(before):
+        raise DataError(f"{where}: the chat template renders the question differently once the answer follows")
+    cells = _cells(processing, whole, grids, where)
+    start = _token_ids(processing, before, texts, cells)
+    rest = _token_ids(processing, whole[len(before) :], texts, cells)
+    ends = np.flatnonzero(rest == processing.turn_end)
+    if not len(ends):
+        raise DataError(f"{where}: the rendered answer has no end-of-turn token")
+    ids = np.concatenate([start, rest])
+    labels = np.full(len(ids), IGNORE, dtype=np.int64)
+    answered = slice(len(start), len(start) + int(ends[0]) + 1)
+    labels[answered] = ids[answered]
+    return ids, labels
+
+
+def _cells(processing: Processing, rendered: str, grids: np.ndarray, where: str) -> Iterator[int]:
+    """Merged cells of each image place; marks stand for the users' texts, so every placeholder is the template's."""
+    places = rendered.count(IMAGE_PAD)
+    if places != len(grids):
+        raise DataError(f"{where}: the chat template has {places} image places for {len(grids)} images")
+    merged = processing.family.merge_size**2
+    return iter([int(grid.prod()) // merged for grid in grids])
+
+
+def _token_ids(processing: Processing, rendered: str, texts: Sequence[str], cells: Iterator[int]) -> np.ndarray:
+    """Ids of rendered text with marks: template specials one by one, each run between them as plain text."""
+    ids: list[int] = []
+    specials = special_ids(processing)
+    for piece in split_special(processing, rendered):
+        token_id = specials.get(piece)
+        if token_id is None:
+            ids.extend(plain_ids(processing, _MARK.sub(lambda mark: texts[int(mark[1])], piece)))
+        elif token_id == processing.image_pad:
+            ids.extend([token_id] * next(cells))
+        else:
+            ids.append(token_id)
+    return np.array(ids, dtype=np.int64)
+
+
+def _mark_texts(messages: Sequence[dict]) -> tuple[list[dict], list[str]]:
+    texts: list[str] = []
+
+    def mark(text: str) -> str:
+        texts.append(text)
+        return f"\ue000{len(texts) - 1}\ue001"
+
+    marked = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            content = mark(content)
+        else:
+            content = [{**part, "text": mark(part["text"])} if part["type"] == "text" else part for part in content]
+        marked.append({**message, "content": content})
+    return marked, texts

@@ -1,0 +1,170 @@
+"""The one LightningDataModule: SFT, GKD, evaluation and previews all read through it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from qcvl.augment.base import Compose
+from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
+from qcvl.data.encode import Encoder, true_answer
+from qcvl.data.images import image_size
+from qcvl.data.loader import TrainLoader
+from qcvl.data.settings import Data
+from qcvl.errors import DataError
+from qcvl.models.spec import Processing
+from qcvl.models.text import plain_ids
+from qcvl.schema.answer import AnswerFormat
+from qcvl.schema.prompts import Prompts
+from qcvl.schema.records import Record
+from qcvl.schema.types import Task
+
+
+@dataclass(frozen=True)
+class EvaluationItem:
+    """One question to a model: a record, its number within its source, the task, and the prompts to ask with."""
+
+    record: Record
+    index: int
+    task: Task
+    prompts: Prompts
+
+
+class VLDataModule(pl.LightningDataModule):
+    """Records in, row-layout batches out.
+
+    Args:
+        data: sources, sampling and batch sizes.
+        processing: the model's tokenizer, template and pixel budget.
+        answer_format: how dense answers are written.
+        prompts: system and user texts per task, unless a source has its own.
+        augment: the training pipeline; validation is never augmented.
+        max_length: the longest sample in tokens.
+        seed: of sampling, order and augmentation.
+        grounding: whether batches carry the auxiliary grounding targets.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Data,
+        processing: Processing,
+        answer_format: AnswerFormat,
+        prompts: Prompts,
+        augment: Compose | None,
+        max_length: int,
+        seed: int,
+        grounding: bool,
+    ) -> None:
+        super().__init__()
+        self.data, self.processing, self.answer_format, self.prompts = data, processing, answer_format, prompts
+        self.augment, self.max_length, self.seed, self.grounding = augment, max_length, seed, grounding
+        self._opened: dict[str, list[OpenSource]] = {}
+        self.classes: dict[str, int] = {}
+
+    def prepare_data(self) -> None:
+        """Make the data set's files where it knows how (the demo draws its photos)."""
+        self.data.prepare()
+
+    def sources(self, split: Literal["train", "val"]) -> list[OpenSource]:
+        """The opened sources of one split; records are read and validated once."""
+        if split not in self._opened:
+            self._opened[split] = [
+                open_source(name, source, self.data.sampling, self.prompts)
+                for name, source in self.data.sources(split).items()
+            ]
+        return self._opened[split]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open every source the stage needs, so that bad data stops a run before it starts."""
+        if stage in (None, "fit"):
+            train = self.sources("train")
+            self.classes = class_table(train) if self.grounding else {}
+        self.sources("val")
+
+    def encoder(self, *, grounding: bool = False) -> Encoder:
+        """The encoder all of this module's loaders share."""
+        return Encoder(
+            processing=self.processing,
+            answer_format=self.answer_format,
+            max_length=self.max_length,
+            overlong=self.data.overlong,
+            classes=self.classes if grounding else {},
+        )
+
+    def train_dataset(self) -> SampleDataset:
+        """Augmented training samples by (epoch, index)."""
+        sources = [_limited(source, self.data.sample_limit) for source in self.sources("train")]
+        return SampleDataset(
+            sources=sources,
+            encoder=self.encoder(grounding=self.grounding),
+            augment=self.augment,
+            seed=self.seed,
+            dense_share=self.data.dense_share,
+        )
+
+    def train_dataloader(self) -> TrainLoader:
+        """The resumable training loader of this rank."""
+        trainer = self.trainer
+        return TrainLoader(
+            self.train_dataset(),
+            batch_size=self.data.batch_size,
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            num_workers=self.data.num_workers,
+        )
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """One loader a validation source, this rank's share of it: records ``rank, rank + world, …`` once, in order."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        loaders = []
+        for source in self.sources("val"):
+            dataset = SampleDataset(
+                sources=[replace(source, repeat=1)],
+                encoder=self.encoder(),
+                augment=None,
+                seed=self.seed,
+                dense_share=self.data.dense_share,
+            )
+            mine = [(0, index) for index in range(len(dataset))][rank::world_size]
+            batches = [mine[i : i + self.data.val_batch_size] for i in range(0, len(mine), self.data.val_batch_size)]
+            own = torch.Generator()  # iterating draws a seed: not from the global stream that training goes on with
+            loaders.append(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, generator=own))
+        if loaders and not any(len(loader) for loader in loaders):  # Lightning would leave this rank out of validation
+            raise DataError(f"data.val has no record for rank {rank} of {world_size}; add records or use fewer devices")
+        return loaders
+
+    def val_names(self) -> list[str]:
+        """The validation sources' names, in the order of the loaders."""
+        return list(self.data.sources("val"))
+
+    def evaluation_items(self, name: str, limit: int | None) -> list[EvaluationItem]:
+        """What to ask about one validation source: its first ``limit`` records, once for every task it samples."""
+        source = next(source for source in self.sources("val") if source.name == name)
+        tasks: Sequence[Task] = ("dense", "summary") if source.sampling == "mixed" else (source.sampling,)
+        records = [source.records[index] for index in range(len(source.records))[:limit]]
+        return [
+            EvaluationItem(record, index, task, source.prompts)
+            for task in tasks
+            for index, record in enumerate(records)
+        ]
+
+    def answer_length(self, item: EvaluationItem) -> int:
+        """Tokens of the true answer, its end-of-turn token included."""
+        record = item.record
+        sizes = record.sizes or [
+            image_size(record.image_path(index) if isinstance(value, str) else value)
+            for index, value in enumerate(record.images)
+        ]
+        text = true_answer(item.task, record.annotations, record.summary, sizes, self.answer_format)
+        return len(plain_ids(self.processing, text)) + 1
+
+
+def _limited(source: OpenSource, limit: int | None) -> OpenSource:
+    if limit is None:
+        return source
+    return replace(source, records=[source.records[index] for index in range(min(limit, len(source.records)))])

@@ -1,0 +1,44 @@
+"""From a record to decoded pixels. Free of torch, so that photos can be checked and drawn without it."""
+
+import numpy as np
+
+from qcvl.data.images import load_image
+from qcvl.errors import DataError, RecordError
+from qcvl.schema.records import Record
+from qcvl.schema.types import Sample, Task
+
+
+def record_error(record: Record, field: str, message: str) -> RecordError:
+    """An error that names where ``record`` stands and its field: ``path:line: field message``."""
+    return RecordError(message, path=record.path or record.where, line=record.line, field=field)
+
+
+def load_photo(record: Record, index: int) -> np.ndarray:
+    """One photo of a record, uint8 RGB ``[H, W, 3]`` after EXIF orientation.
+
+    Raises:
+        RecordError: when it cannot be read or its size is not the one the record states.
+    """
+    value = record.images[index]
+    try:
+        image = load_image(record.image_path(index) if isinstance(value, str) else value, "")
+    except DataError as error:
+        raise record_error(record, f"images[{index}]", str(error).strip()) from error
+    stated = record.sizes[index] if record.sizes else None
+    if stated is not None and tuple(stated) != (image.shape[1], image.shape[0]):
+        found = f"images[{index}] is {image.shape[1]}x{image.shape[0]} after EXIF orientation"
+        raise record_error(record, "width, height", f"say {stated[0]}x{stated[1]} but {found}; correct the record")
+    return image
+
+
+def build_sample(record: Record, task: Task) -> Sample:
+    """Decode a record's photos into a sample with all its annotations."""
+    count = len(record.annotations)
+    return Sample(
+        images=tuple(load_photo(record, index) for index in range(len(record.images))),
+        annotations=record.annotations,
+        task=task,
+        summary=record.summary,
+        kept_indices=tuple(range(count)),
+        coverages=(1.0,) * count,
+    )

@@ -1,0 +1,151 @@
+"""What a run reads: sources, sampling and batches. Torch-free: the loader and the encoder are imported in setup()."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from qcvl.errors import DataError
+from qcvl.schema.prompts import Prompts
+from qcvl.schema.records import Record, read_records
+from qcvl.schema.settings import settings
+
+Sampling = Literal["dense", "summary", "mixed"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where records come from: any settings object with these fields and ``open()``, named by its dotted path.
+
+    ``repeat`` is how often an epoch shows each record (a fraction shows a part), ``task`` overrides the run's sampling
+    and ``prompts`` the run's prompts for this source. ``complete`` says that every record has objects and a summary by
+    construction, so nobody needs to look.
+    """
+
+    @property
+    def repeat(self) -> float:
+        """Shows of each record in an epoch."""
+        ...
+
+    @property
+    def task(self) -> Literal["dense", "summary"] | None:
+        """The task of all its samples, or None for the run's sampling."""
+        ...
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """Its prompts, or None for the run's."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record has objects and a summary by construction."""
+        ...
+
+    def open(self) -> Sequence[Record]:
+        """The records, readable by index."""
+        ...
+
+
+@settings
+class JsonlSource:
+    """A JSONL file in the record contract."""
+
+    path: str
+    repeat: float = Field(gt=0)
+    task: Literal["dense", "summary"] | None
+    prompts: Prompts | None
+    complete: ClassVar[bool] = False
+
+    def open(self) -> Sequence[Record]:
+        """Read and validate every line; raises RecordError with file, line and field."""
+        if not Path(self.path).is_file():
+            raise DataError(f"{self.path} not found; give an existing file: data.train=/abs/train.jsonl")
+        return read_records(self.path)
+
+
+@settings
+class SceneSource:
+    """Synthetic scenes drawn on demand: record ``i`` is a pure function of ``(seed, i)``, nothing touches the disk."""
+
+    count: int = Field(gt=0)
+    seed: int
+    domain: Literal["base", "demo"]
+    language: Literal["zh", "en"]
+    repeat: float = Field(gt=0)
+    task: Literal["dense", "summary"] | None
+    prompts: Prompts | None
+    complete: ClassVar[bool] = True
+
+    def open(self) -> Sequence[Record]:
+        """A sequence that draws each scene when it is asked for."""
+        from qcvl.data.scenes.records import SceneRecords
+
+        return SceneRecords(length=self.count, seed=self.seed, domain=self.domain, language=self.language)
+
+
+Sources = str | dict[str, str | JsonlSource | SceneSource | Source]
+
+
+@settings
+class Data:
+    """Everything the datamodule needs to know about records and batches.
+
+    ``train`` and ``val`` are a path, ``{name: path or source}``, or null for nothing. ``sampling=mixed`` makes a sample
+    dense with probability ``dense_share`` and a summary otherwise. ``val_generate`` is how many validation records are
+    answered by generation when the model is scored during training (0: none; null: all).
+    """
+
+    train: Sources | None
+    val: Sources | None
+    sampling: Sampling
+    dense_share: float = Field(ge=0, le=1)
+    batch_size: int = Field(gt=0)
+    val_batch_size: int = Field(gt=0)
+    val_generate: int | None = Field(ge=0)
+    num_workers: int = Field(ge=0)
+    overlong: Literal["error", "drop", "shrink_image"]
+    sample_limit: int | None = Field(gt=0)
+
+    def prepare(self) -> None:
+        """Make the files the sources name, where this data set knows how; plain files must exist already."""
+
+    def sources(self, split: Literal["train", "val"]) -> dict[str, Source]:
+        """The sources of one split by name; a bare path is the source ``val`` (or ``train``) shown once an epoch."""
+        given = getattr(self, split)
+        named = {split: given} if isinstance(given, str) else given or {}
+        return {name: _as_source(source) for name, source in named.items()}
+
+
+@settings
+class DemoData(Data):
+    """The embedded demo: about 600 inspection photos drawn by code into ``folder`` on first use, in seconds."""
+
+    folder: str
+    seed: int
+
+    def prepare(self) -> None:
+        """Draw the photos unless a complete set of this seed is there already; safe under several processes."""
+        from qcvl.data.scenes.demo import write_demo
+
+        write_demo(Path(self.folder), seed=self.seed)
+
+
+@settings
+class DeepPCBData(Data):
+    """DeepPCB photos cut into crops and written as JSONL into ``folder`` on first use; ``root`` is the data set."""
+
+    root: str
+    folder: str
+    crop: int = Field(gt=0)
+
+    def prepare(self) -> None:
+        """Convert the official train and test lists unless that was done for the same root and crop size."""
+        from qcvl.data.formats.deeppcb import write_crops
+
+        write_crops(Path(self.root), Path(self.folder), crop=self.crop)
+
+
+def _as_source(source: str | Source) -> Source:
+    return JsonlSource(path=source, repeat=1, task=None, prompts=None) if isinstance(source, str) else source

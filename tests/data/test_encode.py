@@ -1,0 +1,157 @@
+"""From a sample to ids, labels, positions and patches; what happens to samples that are too long."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qcvl.data.chat import IGNORE
+from qcvl.data.encode import Encoder, patchify, true_answer
+from qcvl.errors import DataError
+from qcvl.geometry.shapes import Shape
+from qcvl.losses.grounding_targets import grounding_targets
+from qcvl.models.text import special_ids
+from qcvl.schema.answer import DEFAULT_FORMAT, parse_answer, render_answer
+from qcvl.schema.prompts import TaskPrompt
+from qcvl.schema.types import Annotation, Sample
+from tests.conftest import photo
+from tests.data.hostile import HOSTILE
+
+PROMPT = TaskPrompt(system="Inspect.", user="List.")
+PLATE = Annotation(Shape("bbox_2d", [16, 32, 96, 64]), "plate")
+CABLE = Annotation(Shape("line", [0, 0, 64, 128, 128, 128]), "cable", 1)
+
+
+def sample(*notes, sizes=((128, 128),), task="dense", summary=None) -> Sample:
+    images = tuple(photo(width, height, seed) for seed, (width, height) in enumerate(sizes))
+    return Sample(images=images, annotations=notes, task=task, summary=summary)
+
+
+@pytest.fixture
+def make_encoder(processing):
+    def make(**changes) -> Encoder:
+        values = {"answer_format": DEFAULT_FORMAT, "max_length": 4096, "overlong": "error", "classes": {}}
+        return Encoder(**{"processing": processing} | values | changes)
+
+    return make
+
+
+def label_text(processing, features) -> str:
+    ids = features.input_ids[features.labels != IGNORE]
+    return processing.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def cells(features) -> int:
+    return int((features.token_types == 1).sum())
+
+
+def test_a_dense_sample_learns_its_rendered_answer(processing, make_encoder):
+    features = make_encoder()(sample(PLATE), PROMPT, "a:1")
+    answer = render_answer([PLATE], (128, 128))
+    assert answer == '{"object_1": {"bbox_2d": [125, 250, 750, 500], "desc": "plate"}}'
+    assert label_text(processing, features) == answer + "<|im_end|>"
+
+
+def test_a_summary_sample_learns_its_summary_and_no_object(processing, make_encoder):
+    features = make_encoder()(sample(PLATE, task="summary", summary="一块铭牌"), PROMPT, "a:1")
+    assert label_text(processing, features) == "一块铭牌<|im_end|>"
+
+
+def test_a_summary_sample_without_a_summary_is_refused():
+    with pytest.raises(DataError, match="has no summary"):
+        true_answer("summary", [PLATE], None, [(128, 128)], DEFAULT_FORMAT)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((128, 128), 16), ((64, 96), 6), ((32, 32), 1), ((500, 500), 16)])
+def test_image_tokens_are_the_merged_cells_of_the_grid(processing, make_encoder, size, expected):
+    features = make_encoder()(sample(PLATE, sizes=(size,)), PROMPT, "a:1")
+    assert cells(features) == expected == features.grids.prod() // processing.family.merge_size**2
+    assert np.array_equal(features.token_types == 1, features.input_ids == processing.image_pad)
+    assert features.patches.shape == (features.grids.prod(), processing.family.patch_values)
+    assert features.positions.shape == (4, len(features.input_ids)) and not features.positions[:, 0].any()
+
+
+def test_several_images_come_in_order_and_each_object_names_its_own(processing, make_encoder):
+    pair = sample(PLATE, CABLE, sizes=((64, 64), (128, 128)))
+    features = make_encoder()(pair, PROMPT, "a:1")
+    assert features.grids.tolist() == [[1, 4, 4], [1, 8, 8]] and cells(features) == 4 + 16
+    separate = [patchify([image], processing)[0] for image in pair.images]
+    assert np.array_equal(features.patches, np.concatenate(separate))
+    objects = json.loads(label_text(processing, features).removesuffix("<|im_end|>"))
+    assert [item["image"] for item in objects.values()] == [0, 1]
+    assert objects["object_1"]["bbox_2d"] == [250, 500, 1000, 1000]  # shares of the first, small image
+    assert objects["object_2"]["line"] == [0, 0, 500, 1000, 1000, 1000]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("place", ["desc", "summary", "system", "user"])
+def test_hostile_text_changes_neither_mask_nor_media_and_can_be_read_back(processing, make_encoder, place, text):
+    text = text.replace("\n", " ") if place in ("desc", "summary") else text  # records refuse line breaks there
+    benign = make_encoder()(sample(PLATE, task="summary" if place == "summary" else "dense", summary="S"), PROMPT, "")
+    prompt = replace(PROMPT, **{place: text}) if place in ("system", "user") else PROMPT
+    note = replace(PLATE, desc=text) if place == "desc" else PLATE
+    task = "summary" if place == "summary" else "dense"
+    features = make_encoder()(sample(note, task=task, summary=text if place == "summary" else "S"), prompt, "a:1")
+    marks = [
+        [i for i in ids if i in special_ids(processing).values()] for ids in (features.input_ids, benign.input_ids)
+    ]
+    assert marks[0] == marks[1] and cells(features) == cells(benign) == 16
+    answer = label_text(processing, features).removesuffix("<|im_end|>")
+    if place == "desc":
+        assert parse_answer(answer, (128, 128)).annotations[0].desc == text
+    else:
+        assert answer == (text if place == "summary" else render_answer([PLATE], (128, 128)))
+
+
+def test_a_sample_of_exactly_the_longest_length_passes_and_one_token_more_is_an_error(make_encoder):
+    length = len(make_encoder()(sample(PLATE), PROMPT, "a:1").input_ids)
+    assert make_encoder(max_length=length)(sample(PLATE), PROMPT, "a:1") is not None
+    with pytest.raises(DataError, match=rf"a:1 has {length} tokens \(16 of them image\); global_max_length is"):
+        make_encoder(max_length=length - 1)(sample(PLATE), PROMPT, "a:1")
+
+
+def test_an_overlong_sample_is_dropped_when_asked_and_only_then(make_encoder):
+    length = len(make_encoder()(sample(PLATE), PROMPT, "a:1").input_ids)
+    encoder = make_encoder(overlong="drop", max_length=length - 1)
+    assert encoder(sample(PLATE), PROMPT, "a:1") is None
+    assert replace(encoder, max_length=length)(sample(PLATE), PROMPT, "a:1") is not None
+
+
+@pytest.mark.parametrize("sizes", [((128, 128),), ((128, 128), (128, 96))])
+def test_shrinking_cuts_pixels_only_and_fits(processing, make_encoder, sizes):
+    whole = make_encoder()(sample(PLATE, sizes=sizes), PROMPT, "a:1")
+    for less in (1, 5, 11):
+        limit = len(whole.input_ids) - less
+        features = make_encoder(overlong="shrink_image", max_length=limit)(sample(PLATE, sizes=sizes), PROMPT, "a:1")
+        assert len(features.input_ids) <= limit
+        assert label_text(processing, features) == label_text(processing, whole)
+        assert 0 < cells(features) == features.grids.prod(1).sum() // 4
+        texts = [item.input_ids[item.token_types == 0] for item in (features, whole)]
+        assert np.array_equal(*texts)
+
+
+def test_a_text_that_is_too_long_by_itself_is_an_error_that_shrinking_cannot_mend(make_encoder):
+    encoder = make_encoder(overlong="shrink_image", max_length=40)
+    with pytest.raises(DataError, match=r"has \d+ tokens \(16 of them image\); global_max_length is 40"):
+        encoder(sample(PLATE), PROMPT, "a:1")
+
+
+def test_a_photo_that_stays_too_long_when_shrunk_is_an_error_in_its_last_size(make_encoder):
+    strip = sample(PLATE, sizes=((512, 32),))  # sixteen cells in a row: its height cannot go below one cell
+    length = len(make_encoder()(strip, PROMPT, "a:1").input_ids)
+    with pytest.raises(DataError, match=r"\((\d+) of them image\)") as caught:
+        make_encoder(overlong="shrink_image", max_length=length - 13)(strip, PROMPT, "a:1")
+    assert "16 of them" not in str(caught.value)
+
+
+def test_grounding_targets_are_there_only_when_asked_and_follow_the_table_of_descs(make_encoder):
+    pair = sample(PLATE, CABLE, replace(PLATE, desc="rare"), sizes=((128, 128), (64, 64)))
+    plain = make_encoder()(pair, PROMPT, "a:1")
+    assert plain.cell_classes is None and plain.cell_points is None
+    features = make_encoder(classes={"cable": 1, "plate": 2})(pair, PROMPT, "a:1")
+    first = grounding_targets([PLATE.shape], [2], (128, 128), (4, 4))
+    second = grounding_targets([CABLE.shape], [1], (64, 64), (2, 2))
+    assert np.array_equal(features.cell_classes, np.concatenate([first[0], second[0]]))
+    assert np.array_equal(features.cell_points, np.concatenate([first[1], second[1]]))
+    assert {1, 2} <= set(features.cell_classes) and len(features.cell_classes) == cells(features)
