@@ -13,6 +13,7 @@ from qcvl.log import get_logger
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+OLD = ".old"
 STEP = "step-"
 BLOCK_BYTES = 1 << 20
 
@@ -87,10 +88,23 @@ def link(path: Path, target: Path) -> None:
     fresh.replace(path)
 
 
+def set_aside_after(checkpoints_dir: Path, step: int) -> None:
+    """Make room for the steps after ``step``: their folders become ``step-N.old``, half-written ones are removed."""
+    for path in sorted(Path(checkpoints_dir).glob(f"{STEP}*")):
+        if path.name.endswith(PARTIAL):
+            shutil.rmtree(path)
+        elif (number := _step_of(path)) is not None and number > step:
+            old = path.with_name(path.name + OLD)
+            if old.exists():
+                shutil.rmtree(old)
+            path.rename(old)
+            log.warning("%s is past step %d, where this run goes on; it is now %s", path, step, old.name)
+
+
 def newest_complete(checkpoints_dir: Path) -> Path | None:
     """The ``step-N`` folder with the largest N that passes ``verify``; one that fails is skipped with a warning."""
-    steps = [path for path in Path(checkpoints_dir).glob(f"{STEP}*") if path.name.removeprefix(STEP).isdigit()]
-    for folder in sorted(steps, key=lambda path: int(path.name.removeprefix(STEP)), reverse=True):
+    steps = {path: number for path in Path(checkpoints_dir).glob(f"{STEP}*") if (number := _step_of(path)) is not None}
+    for folder in sorted(steps, key=lambda path: steps[path], reverse=True):
         try:
             verify(folder)
         except CheckpointError as error:
@@ -113,6 +127,11 @@ def check_free_space(path: Path, expected_bytes: int) -> None:
             f"{path}: {free / 1e6:.0f} MB free, a checkpoint needs about {expected_bytes / 1e6:.0f} MB; "
             "free space, keep fewer checkpoints or set hydra.run.dir to another disk"
         )
+
+
+def _step_of(path: Path) -> int | None:
+    number = path.name.removeprefix(STEP)
+    return int(number) if number.isdigit() else None
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from qcvl.checkpoints.contract import Contract, read_contract
 from qcvl.checkpoints.describe import describe_base
 from qcvl.checkpoints.folder import verify
 from qcvl.errors import CheckpointError
-from qcvl.models.settings import Model, ModelSpec
+from qcvl.models.settings import Model, at_path
 from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat
 from qcvl.schema.prompts import Prompts, TaskPrompt
@@ -47,7 +47,7 @@ def reopen(folder: Path, model: Model, *, merged: bool = False) -> Reopened:
     verify(folder)
     contract = read_contract(folder)
     adapter = is_adapter(folder)
-    spec = _base_of(contract, model) if adapter else _with_path(model, str(folder))
+    spec = _base_of(contract, model) if adapter else at_path(model, str(folder))
     loaded = spec.load_model()
     if adapter:
         loaded = merge(loaded, folder) if merged else peft.PeftModel.from_pretrained(loaded, folder)
@@ -63,7 +63,7 @@ def _base_of(contract: Contract, model: Model) -> Model:
     named = contract.base
     if describe_base(model, named.model_type).fingerprint == named.fingerprint:
         return model
-    spec = _with_path(model, named.path)
+    spec = at_path(model, named.path)
     found = describe_base(spec, named.model_type).fingerprint
     if found != named.fingerprint:
         raise CheckpointError(
@@ -71,15 +71,3 @@ def _base_of(contract: Contract, model: Model) -> Model:
             f"has {found[:12]}…; give the original base with model.path="
         )
     return spec
-
-
-def _with_path(model: Model, path: str) -> ModelSpec:
-    return ModelSpec(
-        path=path,
-        dtype=model.dtype,
-        attn=model.attn,
-        min_cells=model.min_cells,
-        max_cells=model.max_cells,
-        lr_multiplier=model.lr_multiplier,
-        gradient_checkpointing=model.gradient_checkpointing,
-    )

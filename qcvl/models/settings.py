@@ -87,3 +87,16 @@ class ScratchModel(ModelSettings):
 
 
 Model = ModelSpec | ScratchModel
+
+
+def at_path(model: Model, path: str) -> ModelSpec:
+    """The checkpoint at ``path`` with the number format, attention, image budget and rate factor of ``model``."""
+    return ModelSpec(
+        path=path,
+        dtype=model.dtype,
+        attn=model.attn,
+        min_cells=model.min_cells,
+        max_cells=model.max_cells,
+        lr_multiplier=model.lr_multiplier,
+        gradient_checkpointing=model.gradient_checkpointing,
+    )

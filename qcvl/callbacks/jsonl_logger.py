@@ -1,0 +1,50 @@
+"""``logging.jsonl``: one JSON object a logging step, with the same keys every tracker gets."""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class JsonlLogger(Logger):
+    """Append each logged step to ``path``; values logged at one step by different hooks stand on separate lines.
+
+    ``step`` counts optimizer steps from 0. A resumed run first cuts the rows it will write again (``cut_from``), so
+    that the file reads as one run.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        """``"jsonl"``."""
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        """There is one file a run."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one line ``{"step": …, key: value, …}``."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **{key: float(value) for key, value in metrics.items()}}) + "\n")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Settings are in ``config.yaml``; nothing is written here."""
+
+    @rank_zero_only
+    def cut_from(self, step: int) -> None:
+        """Drop the rows of steps at or past ``step``: a resumed run writes them again."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+            self.path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,182 @@
+"""The one evaluator: ``predict`` asks a predictor about records, ``score`` compares its answers with them.
+
+Training, evaluate, panels and offline scoring call just these two. ``score`` is pure and counts over all predictions at
+once, so the result does not depend on batches, processes or their order.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qcvl.data.datamodule import EvaluationItem, VLDataModule
+from qcvl.data.samples import build_sample
+from qcvl.geometry.clip import clip_shape
+from qcvl.geometry.norm import canonical
+from qcvl.inference.predictor import Predictor, Request
+from qcvl.inference.sharding import gather_objects, shard
+from qcvl.metrics.detection import detection_metrics
+from qcvl.schema.answer import Answer, AnswerFormat, parse_answer
+from qcvl.schema.records import Record, geometry_json
+from qcvl.schema.types import Annotation, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer: to which record (``source``, ``index``), for which task, and what could be read from it.
+
+    ``sizes`` are the ``(width, height)`` of the record's photos in pixels; ``answer.annotations`` are in those pixels.
+    """
+
+    source: str
+    index: int
+    task: Task
+    images: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    text: str
+    tokens: int
+    finished: bool
+    answer: Answer
+
+    def to_json(self) -> str:
+        """One line of ``predictions.jsonl``."""
+        row = {
+            "source": self.source,
+            "index": self.index,
+            "task": self.task,
+            "images": list(self.images),
+            "sizes": [list(size) for size in self.sizes],
+            "text": self.text,
+            "tokens": self.tokens,
+            "finished": self.finished,
+            "status": self.answer.status,
+            "objects": [geometry_json(note, len(self.images)) for note in self.answer.annotations],
+        }
+        return json.dumps(row, ensure_ascii=False)
+
+
+def predict(
+    items: Sequence[EvaluationItem],
+    predictor: Predictor,
+    answer_format: AnswerFormat,
+    *,
+    source: str,
+    max_new_tokens: int = sys.maxsize,
+) -> list[Prediction]:
+    """Ask ``predictor`` about every item and read its answers; one prediction an item, in order."""
+    samples = [build_sample(item.record, item.task) for item in items]
+    prompts = [item.prompts.for_task(item.task) for item in items]
+    requests = [Request(sample.images, prompt, max_new_tokens) for sample, prompt in zip(samples, prompts, strict=True)]
+    predictions = []
+    for item, sample, reply in zip(items, samples, predictor.answer(requests), strict=True):
+        sizes = tuple(sample.size(index) for index in range(len(sample.images)))
+        images = tuple(value if isinstance(value, str) else f"image {i}" for i, value in enumerate(item.record.images))
+        answer = read_answer(reply.text, item.task, sizes, answer_format)
+        predictions.append(
+            Prediction(source, item.index, item.task, images, sizes, reply.text, reply.tokens, reply.finished, answer)
+        )
+    return predictions
+
+
+def read_answer(text: str, task: Task, sizes: Sequence[tuple[int, int]], answer_format: AnswerFormat) -> Answer:
+    """Parse a dense answer into pixels of the photos; a summary is its text, with nothing to parse."""
+    if task != "dense":
+        return Answer(status="strict", annotations=())
+    return parse_answer(text, list(sizes) if len(sizes) > 1 else sizes[0], answer_format=answer_format)
+
+
+def truth_of(record: Record, sizes: Sequence[tuple[int, int]]) -> list[Annotation]:
+    """What a perfect answer would hold: a record's annotations clipped to their photos, in canonical form."""
+    return [
+        Annotation(canonical(part), note.desc, note.image)
+        for note in record.annotations
+        for part in clip_shape(note.shape, *sizes[note.image])
+    ]
+
+
+def score(records: Mapping[str, Sequence[Record]], predictions: Iterable[Prediction]) -> dict[str, float]:
+    """Metrics over all given answers together.
+
+    Dense answers give ``dense_f1@0.5`` and its kin (see ``detection_metrics``), ``json_valid`` (share read strictly)
+    and ``finished``; summaries give ``summary_exact``. A metric without anything to count is absent.
+
+    Args:
+        records: each source's records; a prediction's ``source`` and ``index`` point into them.
+        predictions: in any order, from any number of processes; several of one (source, index, task) count once.
+    """
+    unique = {(prediction.source, prediction.index, prediction.task): prediction for prediction in predictions}
+    dense = [unique[key] for key in sorted(unique) if key[2] == "dense"]
+    summaries = [unique[key] for key in sorted(unique) if key[2] == "summary"]
+    metrics: dict[str, float] = {}
+    if dense:
+        truths = [truth_of(records[p.source][p.index], p.sizes) for p in dense]
+        metrics |= detection_metrics(
+            (truth, p.answer.annotations, p.sizes) for truth, p in zip(truths, dense, strict=True)
+        )
+        metrics["json_valid"] = sum(p.answer.status == "strict" for p in dense) / len(dense)
+        metrics["finished"] = sum(p.finished for p in dense) / len(dense)
+    if summaries:
+        exact = [p.text.strip() == records[p.source][p.index].summary for p in summaries]
+        metrics["summary_exact"] = sum(exact) / len(exact)
+    return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Metrics of one validation source (or of all together) and the answers behind them."""
+
+    metrics: dict[str, float]
+    predictions: list[Prediction]
+
+
+def evaluate(predictor: Predictor, datamodule: VLDataModule, limit: int | None) -> dict[str, Result]:
+    """Ask about each validation source's first ``limit`` records and score.
+
+    Every process answers its share and all get the same results, by source name; with several sources ``""`` holds
+    those of all together. An answer is cut at twice the length of the longest true one: past that only answers that
+    will never end go on, and they are counted as not finished.
+    """
+    records = {source.name: source.records for source in datamodule.sources("val")}
+    results: dict[str, Result] = {}
+    for name in records:
+        items = datamodule.evaluation_items(name, limit)
+        longest = max(datamodule.answer_length(item) for item in items)
+        mine = predict(shard(items), predictor, datamodule.answer_format, source=name, max_new_tokens=2 * longest)
+        predictions = gather_objects(mine)
+        results[name] = Result(score(records, predictions), predictions)
+    if len(results) > 1:
+        everything = [prediction for result in results.values() for prediction in result.predictions]
+        results[""] = Result(score(records, everything), everything)
+    return results
+
+
+def log_keys(results: Mapping[str, Result]) -> dict[str, float]:
+    """``eval/<name>/<metric>`` for each source, ``eval/<metric>`` for all together."""
+    return {
+        f"eval/{name}/{key}" if name else f"eval/{key}": float(value)
+        for name, result in results.items()
+        for key, value in result.metrics.items()
+    }
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write ``predictions.jsonl``, one prediction a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(prediction.to_json() + "\n" for prediction in predictions), encoding="utf-8")
+
+
+def read_predictions(path: Path, answer_format: AnswerFormat) -> list[Prediction]:
+    """Read ``predictions.jsonl`` back, parsing each text anew."""
+    predictions = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        sizes = tuple((width, height) for width, height in row["sizes"])
+        answer = read_answer(row["text"], row["task"], sizes, answer_format)
+        predictions.append(
+            Prediction(
+                row["source"], row["index"], row["task"], tuple(row["images"]), sizes, row["text"], row["tokens"],
+                row["finished"], answer,
+            )
+        )  # fmt: skip
+    return predictions

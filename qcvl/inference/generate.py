@@ -1,0 +1,74 @@
+"""A generation loop in which finished rows leave the batch; greedy answers equal ``model.generate``'s."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+LEAVE_SHARE = 1 / 8  # of the rows must have finished before the cache is copied without them
+
+
+class Sampler:
+    """Next token ids ``[B]`` from logits ``[B, V]``: the best at temperature 0, else a draw from the nucleus.
+
+    Draws come from a generator of its own, so that answering never moves training's random state.
+    """
+
+    def __init__(self, temperature: float, top_p: float, device: torch.device, seed: int = 0) -> None:
+        self.greedy = temperature == 0
+        self.generator = torch.Generator(device).manual_seed(seed)
+        warpers = [] if self.greedy else [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
+        self.warp = LogitsProcessorList(warpers)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Ids ``[B]`` for logits ``[B, V]``."""
+        if self.greedy:
+            return logits.argmax(-1)
+        shares = self.warp(None, logits.float()).softmax(-1)
+        return torch.multinomial(shares, 1, generator=self.generator)[:, 0]
+
+
+def generate(
+    model: nn.Module, inputs: Mapping[str, Tensor], limits: Sequence[int], end_id: int, sampler: Sampler
+) -> list[list[int]]:
+    """Continue left-padded prompts until ``end_id`` or each row's limit.
+
+    Args:
+        model: a Qwen vision-language model, plain or wrapped by peft, in eval mode.
+        inputs: ``input_ids`` and ``attention_mask`` ``[B, L]``, ``position_ids`` ``[4, B, L]``, ``mm_token_type_ids``
+            ``[B, L]``, ``pixel_values``, ``image_grid_thw``.
+        limits: the most tokens to write, one a row.
+        end_id: the end-of-turn token.
+        sampler: chooses the next tokens.
+
+    Returns:
+        The written ids of each row, with ``end_id`` last where the row finished by itself.
+    """
+    written: list[list[int]] = [[] for _ in limits]
+    rows = list(range(len(limits)))
+    mask, cache = inputs["attention_mask"], None
+    positions = inputs["position_ids"].amax(-1, keepdim=True)  # [4, B, 1]: of the newest token, the largest of each row
+    positions[1:] = positions[1:].amax(0, keepdim=True)  # text after an image goes on from its larger side
+    step: Mapping[str, Tensor] = inputs
+    while True:
+        out = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, tokens = out.past_key_values, sampler.choose(out.logits[:, -1])
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if not _finished(written[row], limits[row], end_id):
+                written[row].append(token)
+        alive = [place for place, row in enumerate(rows) if not _finished(written[row], limits[row], end_id)]
+        if not alive:
+            return written
+        if len(rows) - len(alive) >= LEAVE_SHARE * len(rows):
+            keep = torch.tensor(alive, device=tokens.device)
+            cache.batch_select_indices(keep)
+            tokens, mask, positions = tokens[keep], mask[keep], positions[:, keep]
+            rows = [rows[place] for place in alive]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        positions = positions + 1
+        step = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions}
+
+
+def _finished(ids: Sequence[int], limit: int, end_id: int) -> bool:
+    return len(ids) >= limit or (len(ids) > 0 and ids[-1] == end_id)

@@ -1,0 +1,75 @@
+"""Answers by a transformers model in this process, in left-padded batches."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from qcvl.data.chat import ask, encode_question
+from qcvl.data.encode import patchify
+from qcvl.inference.generate import Sampler, generate
+from qcvl.inference.predictor import Reply, Request
+from qcvl.inference.settings import Generation
+from qcvl.models.positions import rope_positions
+from qcvl.models.spec import Processing
+
+
+class HFPredictor:
+    """Answer requests in batches of ``generation.batch_size``; greedy answers equal those one by one."""
+
+    def __init__(self, model: torch.nn.Module, processing: Processing, generation: Generation) -> None:
+        self.model, self.processing, self.generation = model, processing, generation
+
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply a request, in order; the model is put in eval mode and back."""
+        replies: list[Reply] = []
+        device = next(self.model.parameters()).device
+        sampler = Sampler(self.generation.temperature, self.generation.top_p, device)
+        with _evaluating(self.model), torch.inference_mode():
+            for start in range(0, len(requests), self.generation.batch_size):
+                batch = requests[start : start + self.generation.batch_size]
+                inputs = {name: value.to(device) for name, value in self._inputs(batch).items()}
+                limits = [min(request.max_new_tokens, self.generation.max_new_tokens) for request in batch]
+                written = generate(self.model, inputs, limits, self.processing.turn_end, sampler)
+                replies += [self._reply(ids) for ids in written]
+        return replies
+
+    def _reply(self, ids: list[int]) -> Reply:
+        finished = bool(ids) and ids[-1] == self.processing.turn_end
+        ids = ids[:-1] if finished else ids
+        text = self.processing.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return Reply(text, len(ids), finished)
+
+    def _inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+        processing = self.processing
+        pairs = [patchify(request.images, processing) for request in requests]
+        questions = [ask(request.prompt, len(request.images)) for request in requests]
+        rows = [encode_question(processing, q, grids) for q, (_, grids) in zip(questions, pairs, strict=True)]
+        longest = max(len(row) for row in rows)
+        ids = np.full((len(rows), longest), processing.pad, dtype=np.int64)
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        positions = np.zeros((4, len(rows), longest), dtype=np.int64)
+        for index, (row, (_, grids)) in enumerate(zip(rows, pairs, strict=True)):
+            ids[index, longest - len(row) :] = row
+            mask[index, longest - len(row) :] = 1
+            positions[:, index, longest - len(row) :] = rope_positions(row, grids, processing)
+        arrays = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "mm_token_type_ids": (ids == processing.image_pad).astype(np.int64),
+            "pixel_values": np.concatenate([patches for patches, _ in pairs]),
+            "image_grid_thw": np.concatenate([grids for _, grids in pairs]),
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

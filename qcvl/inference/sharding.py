@@ -1,0 +1,25 @@
+"""Deal work over processes and gather results; with one process both do nothing."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch.distributed as dist
+
+Item = TypeVar("Item")
+
+
+def shard(items: Sequence[Item]) -> list[Item]:
+    """This process's share: items ``rank, rank + world, …``; shares may differ by one."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return list(items)
+    return list(items[dist.get_rank() :: dist.get_world_size()])
+
+
+def gather_objects(mine: Sequence[Item]) -> list[Item]:
+    """All processes' items in the order ``shard`` dealt them, on every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return list(mine)
+    shares: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(shares, list(mine))
+    longest = max(map(len, shares))
+    return [share[place] for place in range(longest) for share in shares if place < len(share)]

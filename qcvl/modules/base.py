@@ -1,0 +1,217 @@
+"""What every objective shares: building the tuned model, optimizer steps in tokens, validation, and what is saved."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qcvl.checkpoints.adapters import init_from, save_model
+from qcvl.checkpoints.contract import Contract, write_contract
+from qcvl.errors import QcvlError
+from qcvl.inference.sharding import gather_objects
+from qcvl.models.settings import Model
+from qcvl.models.spec import Processing
+from qcvl.models.towers import tower_of
+from qcvl.tuning.adapters import base_name
+from qcvl.tuning.groups import parameter_groups
+from qcvl.tuning.settings import TrainingStage, Tuner
+
+
+class VLModule(pl.LightningModule, ABC):
+    """A vision-language model, the towers a stage moves, and how a tuner moves them.
+
+    Subclasses give ``losses(batch)``: sums over the batch's label tokens (and cells), never means, so that a step's
+    loss is one token mean over all its micro-batches and ranks.
+
+    Args:
+        model: settings with ``load_model()`` and ``lr_multiplier``.
+        tuner: settings with ``setup(model, towers)``.
+        stage: which towers move, for how many epochs, at what rates.
+        optimizer: settings with ``setup(groups)`` and ``weight_decay``.
+        lr_scheduler: settings with ``setup(optimizer, total_steps)``.
+        init_from: an earlier stage's checkpoint folder to start from, or None.
+        processing: the model's tokenizer, template and pixel budget, saved with every checkpoint.
+        contract: what ``qcvl.json`` says.
+    """
+
+    strict_loading = False
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        tuner: Tuner,
+        stage: TrainingStage,
+        optimizer: Any,
+        lr_scheduler: Any,
+        init_from: Path | None,
+        processing: Processing,
+        contract: Contract,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a small validation source has too few for all
+        self.processing, self.contract = processing, contract
+        self.spec, self.tuner, self.stage = model, tuner, stage
+        self.optimizer_settings, self.scheduler_settings, self.init_from = optimizer, lr_scheduler, init_from
+        self.model: nn.Module | None = None
+        self.seed = torch.initial_seed()  # the run's: every generator has just been seeded with it
+        self._totals: dict[str, Tensor] = {}
+        self._eval_totals: dict[str, Tensor] = {}
+
+    def configure_model(self) -> None:
+        """Load, start from ``init_from``, freeze and adapt the model; once."""
+        if self.model is None:
+            model, towers = self.spec.load_model(), self.stage.towers
+            if self.init_from is None:
+                self.model = self.tuner.setup(model, towers)
+            else:
+                self.model = init_from(model, self.tuner, towers, self.init_from)
+            self.model.train()  # transformers hands models over in eval mode and Lightning leaves that as it is
+
+    @property
+    def built(self) -> nn.Module:
+        """The model, once ``configure_model`` has run."""
+        if self.model is None:
+            raise RuntimeError("the model is not built yet; call configure_model() first")
+        return self.model
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained, the processing files and ``qcvl.json`` into ``folder``."""
+        save_model(self.built, folder)
+        self.processing.save(folder)
+        write_contract(self.contract, folder)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups, one per tower, way and decay."""
+        return parameter_groups(
+            self.built, self.tuner, self.stage, self.spec.lr_multiplier, self.optimizer_settings.weight_decay
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The settings' optimizer over all groups, and its schedule in optimizer steps."""
+        optimizer = self.optimizer_settings.setup(self.groups() + self.extra_groups())
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        # The estimate made the train loader. Lightning restores a resumed loader's position only when it makes one
+        # after reading the checkpoint, so it shall make it again.
+        self.trainer.fit_loop._combined_loader = None
+        schedule = self.scheduler_settings.setup(optimizer, total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def extra_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of throw-away parts an objective trains beside the model."""
+        return []
+
+    @abstractmethod
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over a batch: ``sft_sum``, ``correct``, and what else the objective adds."""
+
+    def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
+        """The scalar to minimize, from sums and the step's global counts."""
+        return sums["sft_sum"] / labels
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Seed the step's draws (dropout) from (seed, rank, epoch, batch): a resumed run draws what it would have."""
+        key = [self.seed, self.global_rank, self.current_epoch, batch_idx]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One micro-batch's share of its optimizer step's loss.
+
+        Returns ``sum / step count * world size * accumulation``: Lightning divides by the accumulation and
+        DDP averages over ranks, so that a step's gradient is that of one mean over all its label tokens.
+        """
+        counts = torch.stack([batch["step_labels"], batch["step_cells"]]).to(self.device, torch.float64)
+        if self.trainer.world_size > 1:
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        labels, cells = counts[0].clamp(min=1).float(), counts[1].clamp(min=1).float()
+        sums = self.losses(batch)
+        loss = self.combine(sums, labels, cells)
+        self._add(self._totals, sums, loss, batch)
+        return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+    def _add(
+        self, totals: dict[str, Tensor], sums: dict[str, Tensor], loss: Tensor | None, batch: dict[str, Tensor]
+    ) -> None:
+        row = {name: value.detach().double() for name, value in sums.items()}
+        row["labels"] = (batch["labels"] != -100).sum().double()
+        if loss is not None:
+            row["loss"] = loss.detach().double()
+        if "cell_classes" in batch:
+            row["cells"] = torch.tensor(float(batch["cell_classes"].numel()), dtype=torch.float64, device=self.device)
+        for name, value in row.items():
+            totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64, device=self.device)) + value
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the step's loss, accuracy, gradient norms and rates; stop at a trainable tower that gets no gradient."""
+        totals = self._reduced(self._totals)
+        self._totals = {}
+        logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
+        logs |= self._gradient_norms()
+        logs |= {f"lr/{group['tower']}": group["lr"] for group in optimizer.param_groups}
+        self.log_dict({key: float(value) for key, value in logs.items()}, batch_size=1)
+
+    def _reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.trainer.world_size == 1:
+            return totals
+        stacked = self.trainer.strategy.reduce(torch.stack(list(totals.values())), reduce_op="sum")
+        return dict(zip(totals, stacked, strict=True))
+
+    def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Log values (without prefix) from summed totals."""
+        labels = totals["labels"].clamp(min=1)
+        return {"sft_loss": totals["sft_sum"] / labels, "token_acc": totals["correct"] / labels}
+
+    def _gradient_norms(self) -> dict[str, float]:
+        by_tower: dict[str, list[Tensor]] = {}
+        for name, parameter in self.built.named_parameters():
+            if parameter.requires_grad:
+                gradients = by_tower.setdefault(tower_of(base_name(name)), [])
+                if parameter.grad is not None:
+                    gradients.append(parameter.grad)
+        norms = {
+            tower: float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) if gradients else 0.0
+            for tower, gradients in by_tower.items()
+        }
+        if self.trainer.global_step == 0:
+            dead = [tower for tower, norm in norms.items() if norm == 0]
+            if dead:
+                raise QcvlError(
+                    f"no gradient reaches {', '.join(dead)} at step 1 though stage={self.stage.number} trains it; "
+                    "check stage.towers, tuner.target_modules and that the batch has images"
+                )
+        total = sum(norm**2 for norm in norms.values()) ** 0.5
+        return {"train/grad_norm": total} | {f"train/grad_norm/{tower}": norm for tower, norm in norms.items()}
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the validation sums anew."""
+        self._eval_totals = {}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
+        """Add one batch's sums; ranks may have different numbers of batches."""
+        self._add(self._eval_totals, self.losses(batch), None, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss and accuracy over every label token of all validation sources and ranks."""
+        totals = self._gathered(self._eval_totals)
+        if totals:
+            logs = self.means(totals)
+            logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", totals["labels"]))
+            self.log_dict({f"eval/{key}": value.float() for key, value in logs.items()}, batch_size=1, sync_dist=True)
+
+    def _gathered(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over all ranks by name: a rank that had no batch has no names, so there is no common row to reduce."""
+        shares = gather_objects([{name: float(value) for name, value in totals.items()}])
+        return {
+            name: torch.tensor(sum(s.get(name, 0.0) for s in shares), dtype=torch.float64, device=self.device)
+            for share in shares
+            for name in share
+        }
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}

@@ -1,0 +1,77 @@
+"""Supervised fine-tuning: next-token cross-entropy on label positions only, and an optional grounding loss."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qcvl.data.chat import IGNORE
+from qcvl.data.dataset import CLASS_LIMIT
+from qcvl.losses.cross_entropy import label_cross_entropy
+from qcvl.losses.grounding import GroundingHead
+from qcvl.models.forward import hidden_states, unwrap
+from qcvl.modules.base import VLModule
+from qcvl.tuning.groups import module_groups
+
+CHUNK = 4096  # tokens whose logits exist at once: 2.4 GiB in fp32 at a vocabulary of 151,936
+
+
+class SFTModule(VLModule):
+    """Cross-entropy on answers; with ``aux_grounding`` > 0 also a dense loss on the visual tokens.
+
+    The auxiliary head names one of ``CLASS_LIMIT`` descs (see ``data.dataset.class_table``) over each visual token and
+    places its outline; it is trained at the language model's rate, kept in the trainer's state and left out of the
+    saved model.
+    """
+
+    def __init__(self, *, aux_grounding: float, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.aux_grounding = aux_grounding
+        self.grounding: GroundingHead | None = None
+
+    def configure_model(self) -> None:
+        """Build the tuned model, and the auxiliary head when it has a weight."""
+        super().configure_model()
+        if self.aux_grounding and self.grounding is None:
+            hidden = unwrap(self.built).config.text_config.hidden_size
+            self.grounding = GroundingHead(hidden, CLASS_LIMIT)
+
+    def extra_groups(self) -> list[dict[str, Any]]:
+        """The auxiliary head's own parameter groups."""
+        if self.grounding is None:
+            return []
+        rate = self.stage.rates["full"] * self.spec.lr_multiplier
+        return module_groups(self.grounding, "grounding", rate, self.optimizer_settings.weight_decay)
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the batch: ``sft_sum`` and ``correct`` over label tokens, ``aux_sum`` over visual tokens."""
+        hidden = hidden_states(self.built, {**batch, "segments": tuple(batch["segments"].tolist())})
+        sums = answer_loss(self.built, hidden.states, batch["labels"])
+        if self.grounding is not None and "cell_classes" in batch:
+            sums["aux_sum"] = self.grounding.loss(hidden.visual, batch["cell_classes"], batch["cell_points"]).total
+        return sums
+
+    def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
+        """Mean cross-entropy, plus the weighted mean auxiliary loss where there is one."""
+        loss = sums["sft_sum"] / labels
+        return loss + self.aux_grounding * sums["aux_sum"] / cells if "aux_sum" in sums else loss
+
+    def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``sft_loss``, ``token_acc`` and ``aux_loss``."""
+        values = super().means(totals)
+        return values | {"aux_loss": totals["aux_sum"] / totals["cells"]} if "aux_sum" in totals else values
+
+
+def answer_loss(model: torch.nn.Module, states: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """``sft_sum`` and ``correct`` over the label tokens of one row.
+
+    Args:
+        model: gives the LM head's weight ``[V, H]``.
+        states: final hidden states ``[1, L, H]``.
+        labels: int64 ``[1, L]``, -100 where nothing is to be learned. The label at ``p`` is predicted at ``p - 1``;
+            each sample's first label is -100, so no sample predicts into the next.
+    """
+    index = (labels[0, 1:] != IGNORE).nonzero()[:, 0]
+    weight = unwrap(model).get_output_embeddings().weight
+    loss, correct = label_cross_entropy(states[0, index], weight, labels[0, index + 1], CHUNK)
+    return {"sft_sum": loss, "correct": correct}
