@@ -32,11 +32,12 @@ READINGS = (
     Reading(r"^token_acc$", percent=True, more_is_better=True),
     Reading(r"^(?!bbox_2d|quad|poly|line)\w+_(f1|p|r)@", percent=True, more_is_better=True),
     Reading(r"^(bbox_2d|quad|poly|line)_(f1|p|r)@", percent=True, more_is_better=True),
-    Reading(r"^json_valid$|_exact$", percent=True, more_is_better=True),
+    Reading(r"^json_valid$|_exact$|^finished$", percent=True, more_is_better=True),
     Reading(r"^json_|_rate$", percent=True, more_is_better=False),
     Reading(r"_error$|_px$", percent=False, more_is_better=False, decimals=2),
 )
 OTHER = Reading("", percent=False, more_is_better=None, decimals=4)
+HEADLINE = re.compile(r"loss$|token_acc$|_f1@0\.5$|json_valid$|summary_exact$|count_error$|/finished$")
 SCORE_ORDER = ("f1", "p", "r")
 
 
@@ -80,11 +81,12 @@ def results_table(
     """Scores before and after with their change, one row a key: losses, accuracies, F1 (with P and R), then the rest.
 
     Shares are percentages and their change percentage points; green is better, red worse. A key one side lacks shows a
-    dash there.
+    dash there. Without initial scores there is one column of values.
     """
     table = Table(title="Results", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("metric")
-    for name in ("before", "after", "change", *(["best"] if best is not None else [])):
+    columns = ["before", "after", "change"] if initial else ["value"]
+    for name in (*columns, *(["best"] if best is not None else [])):
         table.add_column(name, justify="right")
     group = None
     for key in sorted({*initial, *final, *(best or {})}, key=_row_order):
@@ -94,15 +96,22 @@ def results_table(
         group = new_group
         reading = _reading(key)
         sides = [initial.get(key), final.get(key)]
-        cells = [*(_value(value, reading) for value in sides), _change(sides[0], sides[1], reading)]
+        cells = [_value(value, reading) for value in (sides if initial else sides[1:])]
+        cells += [_change(sides[0], sides[1], reading)] if initial else []
         cells += [] if best is None else [_value(best.get(key), reading)]
         table.add_row(Text(key), *cells)
     return table
 
 
 def headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The scores of a short table: all but the detection scores that are not F1 at IoU .5."""
-    return {key: value for key, value in metrics.items() if "@" not in key or key.endswith("_f1@0.5")}
+    """The scores of a short table: losses, token accuracy, F1 at IoU .5, valid answers and exact summaries.
+
+    Where several sources were scored, each one gives its dense F1 alone, beside the scores of all together.
+    """
+    names = [key for key in metrics if HEADLINE.search(key)]
+    if any(key.count("/") == 1 and "@" in key for key in names):
+        names = [key for key in names if key.count("/") == 1 or key.endswith("/dense_f1@0.5")]
+    return {key: metrics[key] for key in names}
 
 
 def settings_tree(config: Mapping[str, Any], title: str = "settings") -> Tree:

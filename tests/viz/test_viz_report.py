@@ -81,7 +81,20 @@ def test_a_change_is_green_when_it_is_for_the_better(key, before, after, style):
     assert styles(results_table({key: before}, {key: after}))[key] == style
 
 
-def test_a_headline_keeps_f1_at_half_and_everything_that_is_no_detection_score():
+def test_a_headline_of_several_sources_keeps_all_of_the_pooled_scores_and_the_dense_f1_of_each():
+    pooled = {"eval/loss": 1.0, "eval/dense_f1@0.5": 0.5, "eval/quad_f1@0.5": 0.4, "eval/json_valid": 1.0}
+    each = {"eval/zh/dense_f1@0.5": 0.6, "eval/zh/quad_f1@0.5": 0.3, "eval/en/dense_f1@0.5": 0.2}
+    assert headline(pooled | each) == pooled | {"eval/zh/dense_f1@0.5": 0.6, "eval/en/dense_f1@0.5": 0.2}
+    alone = {"eval/loss": 1.0, "eval/val/dense_f1@0.5": 0.5, "eval/val/quad_f1@0.5": 0.4}
+    assert headline(alone) == alone
+
+
+def test_results_without_a_first_evaluation_have_one_column_of_values():
+    table = results_table({}, {"eval/loss": 1.0})
+    assert [column.header for column in table.columns] == ["metric", "value"]
+
+
+def test_a_headline_keeps_f1_at_half_and_leaves_out_the_other_detection_scores():
     assert headline({"loss": 1, "dense_f1@0.5": 2, "dense_f1@0.75": 3, "dense_p@0.5": 4, "json_valid": 5}) == {
         "loss": 1,
         "dense_f1@0.5": 2,
