@@ -1,0 +1,109 @@
+"""From checked settings to the three objects of a training run."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qcvl.composition.roots import Train
+from qcvl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from qcvl.data.datamodule import VLDataModule
+    from qcvl.models.settings import Model
+    from qcvl.modules.base import VLModule
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``run.trainer.fit(run.module, run.datamodule)`` needs, and the settings they were built from."""
+
+    module: "VLModule"
+    datamodule: "VLDataModule"
+    trainer: "pl.Trainer"
+    settings: Train
+
+
+def assemble(settings: Train) -> Run:
+    """Build module, datamodule and trainer; seeds every random generator first, loads no weights yet.
+
+    Raises:
+        CheckpointError: for a model folder or ``stage.init_from`` that cannot be used.
+    """
+    import lightning.pytorch as pl
+    import torch
+
+    from qcvl.callbacks.jsonl_logger import JsonlLogger
+    from qcvl.checkpoints.describe import describe
+    from qcvl.data.datamodule import VLDataModule
+
+    _quiet()
+    torch.set_num_threads(settings.threads)
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
+    model, start = _starting_point(settings)
+    processing = model.load_processing()
+    answer_format = settings.answer.resolved(processing.family.emit_norm)
+    shared = {"processing": processing, "answer_format": answer_format, "prompts": settings.prompts}
+    moved = {"model": model, "tuner": settings.tuner, "stage": settings.stage}
+    datamodule = VLDataModule(
+        data=settings.data,
+        augment=settings.augment,
+        max_length=settings.global_max_length,
+        seed=settings.seed,
+        grounding=settings.objective.aux_grounding > 0,
+        **shared,
+    )
+    module = settings.objective.setup(
+        optimizer=settings.optimizer,
+        lr_scheduler=settings.lr_scheduler,
+        init_from=start,
+        processing=processing,
+        contract=describe(**moved, **shared),
+        **moved,
+    )
+    loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]
+    trainer = settings.trainer(callbacks=list(settings.callbacks.values()), logger=loggers)
+    return Run(module, datamodule, trainer, settings)
+
+
+def _quiet() -> None:
+    """Silence what Lightning says at every start and nobody can act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
+
+
+def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
+    """The base model, and the verified checkpoint folder ``stage.init_from`` names (``latest``: of this job's runs).
+
+    Adapters that start from a fully trained checkpoint have it as their base, so it takes the model's place.
+    """
+    from qcvl.checkpoints.adapters import is_adapter
+    from qcvl.checkpoints.contract import read_contract
+    from qcvl.checkpoints.describe import describe_base
+    from qcvl.checkpoints.folder import verify
+    from qcvl.checkpoints.latest import find_latest
+    from qcvl.models.settings import at_path
+
+    init_from, model = settings.stage.init_from, settings.model
+    if init_from is None:
+        return model, None
+    base = describe_base(model, model.load_processing().family.model_type)
+    if init_from == "latest":
+        runs = Path(settings.paths.outputs) / settings.job
+        folder = find_latest(runs, below_stage=settings.stage.number, base_fingerprint=base.fingerprint)
+    else:
+        folder = Path(init_from)
+        verify(folder)
+        found = read_contract(folder).base
+        if found.fingerprint != base.fingerprint:
+            raise CheckpointError(
+                f"stage.init_from: {folder} was trained from {found.path} ({found.fingerprint[:12]}…), this run's "
+                f"model is {base.path} ({base.fingerprint[:12]}…); set model to the same base"
+            )
+    if settings.tuner.kind != "full" and not is_adapter(folder):
+        return at_path(model, str(folder)), None
+    return model, folder

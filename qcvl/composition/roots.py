@@ -1,0 +1,138 @@
+"""What each root (``conf/<root>.yaml``) holds: one command's scalars and groups, checked like any other settings."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt
+
+from qcvl.schema.settings import settings
+
+
+def _built(part: Any) -> Any:
+    if isinstance(part, dict):
+        raise ValueError("should have a _target_; without one nothing can be built from it")
+    return part
+
+
+Parts = dict[str, Annotated[Any, AfterValidator(_built)]]  # {name: object made from a _target_}
+
+
+@settings
+class Paths:
+    """Folders of a run: where all runs are, where made data are, this run's own, its checkpoints and pictures."""
+
+    outputs: str
+    data_dir: str
+    output_dir: str
+    checkpoints: str
+    previews: str
+
+
+@settings
+class Root:
+    """What every command has: its job (names the run directory), seed, torch threads, trusted targets and folders."""
+
+    job: str
+    seed: NonNegativeInt
+    threads: PositiveInt
+    trusted_targets: list[str]
+    paths: Paths
+
+
+@settings
+class Train(Root):
+    """``python -m qcvl.train``.
+
+    ``resume`` is None for a fresh start (also after ``resume=auto`` that found nothing), else a checkpoint folder.
+    """
+
+    global_max_length: PositiveInt
+    resume: Annotated[str | None, BeforeValidator(lambda value: None if value == "auto" else value)]
+    generation: Any
+    model: Any
+    prompts: Any
+    answer: Any
+    augment: Any
+    data: Any
+    stage: Any
+    tuner: Any
+    objective: Any
+    optimizer: Any
+    lr_scheduler: Any
+    trainer: Any
+    callbacks: Parts
+    logger: Parts
+
+
+@settings
+class Evaluate(Root):
+    """``python -m qcvl.evaluate``: ``checkpoint`` is a folder or None (``model`` as it is); ``limit`` None is all."""
+
+    checkpoint: str | None
+    global_max_length: PositiveInt
+    limit: PositiveInt | None
+    panels: NonNegativeInt
+    generation: Any
+    model: Any
+    prompts: Any
+    answer: Any
+    data: Any
+
+
+@settings
+class Infer(Root):
+    """``python -m qcvl.infer``: ``input`` is a photo, a folder of photos or a JSONL file.
+
+    ``prompts`` and ``answer`` None are the checkpoint's own.
+    """
+
+    checkpoint: str | None
+    input: str
+    task: Literal["dense", "summary"]
+    overlays: bool
+    generation: Any
+    model: Any
+    prompts: Any
+    answer: Any
+
+
+@settings
+class Check(Root):
+    """``python -m qcvl.check``: reads every record of ``data``; ``decode`` also opens every photo."""
+
+    decode: bool
+    data: Any
+
+
+@settings
+class Visualize(Root):
+    """``python -m qcvl.visualize``: draws ``limit`` records of each source of a split.
+
+    ``predictions`` (None for none) is a JSONL file of answers to them or a folder of such files, written as ``answer``
+    says; they are drawn beside the truth.
+    """
+
+    split: Literal["train", "val"]
+    predictions: str | None
+    limit: PositiveInt
+    answer: Any
+    data: Any
+
+
+@settings
+class Convert(Root):
+    """``python -m qcvl.convert``: rewrites another tool's data set at ``input`` as the JSONL file ``output``."""
+
+    format: str
+    input: str
+    output: str
+    split: Literal["train", "val"]
+
+
+@settings
+class Export(Root):
+    """``python -m qcvl.export``: merges a checkpoint's adapter into its base and writes a plain Hugging Face folder."""
+
+    checkpoint: str
+    output: str
+    model: Any
+    dtype: Literal["float32", "bfloat16"]

@@ -1,0 +1,86 @@
+"""Rules between groups: settings that are each right and wrong together."""
+
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from qcvl.errors import ConfigError
+
+# Each of these launchers gives a sweep's job a process of its own; the basic one runs all jobs in the first process.
+_ONE_PROCESS_PER_JOB = ("submitit", "joblib")
+_SHARDED = ("deepspeed", "fsdp", "modelparallel")
+
+
+def muon_needs_whole_matrices(cfg: DictConfig) -> str | None:
+    """Muon turns a whole weight matrix at once, of which a sharded strategy holds only a part."""
+    if "muon" not in str(OmegaConf.select(cfg, "optimizer._target_")).lower():
+        return None
+    strategy = OmegaConf.select(cfg, "trainer.strategy")
+    name = str(strategy.get("_target_", "") if isinstance(strategy, DictConfig) else strategy).lower()
+    if not any(sharded in name for sharded in _SHARDED):
+        return None
+    return "optimizer: Muon works on whole matrices and this strategy shards them; use optimizer=adamw or strategy=ddp"
+
+
+def weights_come_from_one_place(cfg: DictConfig) -> str | None:
+    """``latest`` needs a lower stage; ``init_from`` and ``resume`` may not name the same checkpoint."""
+    init_from, resume = OmegaConf.select(cfg, "stage.init_from"), OmegaConf.select(cfg, "resume")
+    if init_from == "latest" and OmegaConf.select(cfg, "stage.number") == 1:
+        return "stage.init_from: latest takes the weights of a lower stage and 1 is the lowest; use a path or null"
+    if resume not in (None, "auto") and init_from is not None and init_from == resume:
+        return "stage.init_from: names the checkpoint that resume= continues already; leave one of them out"
+    return None
+
+
+def sweeps_run_on_one_device(cfg: DictConfig) -> str | None:
+    """Lightning starts further ranks with the same command line: under ``-m`` each would run the whole sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return None
+    launcher = HydraConfig.get().launcher
+    own_process = any(name in str(launcher.get("_target_")) for name in _ONE_PROCESS_PER_JOB)
+    if own_process and launcher.get("n_jobs", 1) == 1:
+        return None
+    devices, nodes = OmegaConf.select(cfg, "trainer.devices"), OmegaConf.select(cfg, "trainer.num_nodes") or 1
+    if _count(devices) * nodes <= 1:
+        return None
+    return (
+        f"trainer.devices: {devices} devices in a sweep (-m), whose further processes would each start the whole "
+        "sweep; use trainer.devices=1, hydra/launcher=joblib hydra.launcher.n_jobs=1, or a loop over single runs"
+    )
+
+
+def data_are_given(cfg: DictConfig) -> str | None:
+    """Training needs both splits and evaluation the second; other commands take what there is."""
+    needed = {"Train": ("train", "val"), "Evaluate": ("val",)}.get(str(cfg.get("_target_")).rsplit(".", 1)[-1], ())
+    missing = [f"data.{split}" for split in needed if "data" in cfg and cfg.data.get(split) is None]
+    if not missing:
+        return None
+    return f"{', '.join(missing)}: must be given; add {' '.join(f'{name}=/abs/{name[5:]}.jsonl' for name in missing)}"
+
+
+RULES: tuple[Callable[[DictConfig], str | None], ...] = (
+    data_are_given,
+    muon_needs_whole_matrices,
+    weights_come_from_one_place,
+    sweeps_run_on_one_device,
+)
+
+
+def check_compatible(cfg: DictConfig) -> None:
+    """Raise one ConfigError naming every broken rule between groups."""
+    broken = [problem for rule in RULES if (problem := rule(cfg)) is not None]
+    if broken:
+        raise ConfigError("\n".join(broken))
+
+
+def _count(devices: Any) -> int:
+    """Number of devices as far as the configuration tells it; ``auto`` and -1 count as one on a CPU."""
+    if isinstance(devices, int):
+        return max(devices, 1)
+    if isinstance(devices, str):
+        return int(devices) if devices.isdigit() else len(devices.split(",")) if "," in devices else 1
+    return len(devices) if isinstance(devices, list | tuple) or OmegaConf.is_list(devices) else 1

@@ -1,0 +1,83 @@
+"""``python -m qcvl.infer``: answers about a photo, a folder or a JSONL file, as JSONL and drawn on the photos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from qcvl import config
+from qcvl.composition.opening import open_model
+from qcvl.errors import DataError
+from qcvl.schema.records import Record, read_records
+
+if TYPE_CHECKING:
+    from qcvl.inference.evaluator import Prediction
+
+PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def infer(cfg: DictConfig) -> None:
+    """Answer about every photo of ``input``; writes predictions.jsonl and, with ``overlays``, one PNG a photo."""
+    settings = config.build(cfg)
+    records = records_of(Path(settings.input))
+    from rich.console import Console
+
+    from qcvl.data.datamodule import EvaluationItem
+    from qcvl.inference.evaluator import predict, write_predictions
+    from qcvl.inference.hf import HFPredictor
+
+    opened = open_model(settings)
+    predictor = HFPredictor(opened.model, opened.processing, settings.generation)
+    items = [EvaluationItem(record, index, settings.task, opened.prompts) for index, record in enumerate(records)]
+    predictions = predict(items, predictor, opened.answer_format, source="input")
+    folder = Path(settings.paths.output_dir)
+    write_predictions(folder / "predictions.jsonl", predictions)
+    console = Console()
+    for prediction in predictions[:10]:
+        console.print(f"{prediction.images[0]}: {prediction.text}", highlight=False, markup=False, soft_wrap=True)
+    if settings.overlays and settings.task == "dense":
+        draw_overlays(records, predictions, folder / "overlays")
+        console.print(f"overlays    {folder / 'overlays'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"predictions {folder / 'predictions.jsonl'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def records_of(source: Path) -> list[Record]:
+    """One record a photo of a file or folder (searched recursively, in name order), or the records of a JSONL file.
+
+    Raises:
+        DataError: when there is nothing to answer about.
+    """
+    if source.suffix == ".jsonl":
+        return read_records(source)
+    if source.is_dir():
+        photos = sorted(path for path in source.rglob("*") if path.suffix.lower() in PHOTOS)
+        if not photos:
+            raise DataError(f"{source} holds no photos ({', '.join(sorted(PHOTOS))}); give another folder")
+    elif source.is_file():
+        photos = [source]
+    else:
+        raise DataError(f"{source} not found; give a photo, a folder of photos or a JSONL file: input=/abs/photos")
+    return [Record(images=(str(photo.resolve()),), annotated=False) for photo in photos]
+
+
+def draw_overlays(records: Sequence[Record], predictions: Sequence["Prediction"], folder: Path) -> None:
+    """Draw each answer on its photos: ``<number>_<name>.png``."""
+    from qcvl.data.samples import build_sample
+    from qcvl.viz.draw import draw_annotations
+    from qcvl.viz.sheet import save_png
+
+    for record, prediction in zip(records, predictions, strict=True):
+        for number, image in enumerate(build_sample(record, "dense").images):
+            notes = [note for note in prediction.answer.annotations if note.image == number]
+            name = f"{prediction.index:05d}_{Path(prediction.images[number]).stem}.png"
+            save_png(folder / name, draw_annotations(image, notes))
+
+
+def main() -> None:
+    """Console script ``qcvl-infer``."""
+    config.run("infer", infer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""``python -m qcvl.train``: evaluate, train, evaluate again, and say where everything is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from qcvl import config
+from qcvl.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qcvl.composition.assemble import Run
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Run one training job; returns the final value of the monitored metric, for sweepers."""
+    run = config.build(cfg)
+    from rich.console import Console
+
+    from qcvl.callbacks.checkpoint import TRAINER_STATE
+    from qcvl.callbacks.ranks import ending_together
+
+    console = Console(quiet=not run.trainer.is_global_zero)
+    run.datamodule.prepare_data()
+    inspect(run)  # bad data stops here, before weights are loaded
+    run.datamodule.setup("fit")
+    run.module.configure_model()
+    announce(run, cfg, console)
+    with ending_together(run.trainer):
+        if run.settings.resume is None:
+            forget_former_start(run)
+            run.trainer.validate(run.module, run.datamodule, verbose=False)
+            run.trainer.fit(run.module, run.datamodule)
+        else:
+            state = Path(run.settings.resume) / TRAINER_STATE
+            run.trainer.fit(run.module, run.datamodule, ckpt_path=str(state), weights_only=True)
+        return conclude(run, console)
+
+
+def inspect(run: "Run") -> None:
+    """Check the data as ``qcvl.check`` does, and keep what it found and what the run is made with.
+
+    Raises:
+        DataError: listing every problem, each with file, line and field.
+    """
+    from qcvl.callbacks.environment import write_environment
+    from qcvl.doctor.report import make_report, save_report
+
+    report = make_report(run.settings.data)
+    if run.trainer.is_global_zero:
+        output_dir = Path(run.settings.paths.output_dir)
+        save_report(report, output_dir)
+        write_environment(output_dir, run.datamodule)
+    if report.problems:
+        raise DataError("\n".join(report.problems))
+
+
+def forget_former_start(run: "Run") -> None:
+    """Remove the rows and metrics of a start in this directory that ended before its first checkpoint."""
+    if run.trainer.is_global_zero:
+        for name in ("logging.jsonl", "metrics.json"):
+            (Path(run.settings.paths.output_dir) / name).unlink(missing_ok=True)
+
+
+def announce(run: "Run", cfg: DictConfig, console: "Console") -> None:
+    """Print the resolved settings and what moves in each tower."""
+    from qcvl.tuning.groups import tower_table
+    from qcvl.viz.report import settings_tree, towers_table
+
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)  # a root is a mapping
+    console.print(settings_tree({str(key): value for key, value in settings.items()}))
+    module = run.module
+    console.print(towers_table(tower_table(module.built, module.groups(), module.tuner, module.stage)))
+
+
+def conclude(run: "Run", console: "Console") -> float | None:
+    """Evaluate the final weights unless that was just done, print the results and where everything is."""
+    from qcvl.callbacks.metrics_file import MetricsFile
+    from qcvl.viz.report import headline, results_table
+
+    keeper = next((item for item in run.trainer.callbacks if isinstance(item, MetricsFile)), None)
+    if keeper is None or run.trainer.fast_dev_run:
+        return None
+    if keeper.latest is None or keeper.latest[0] != run.trainer.global_step:
+        run.trainer.validate(run.module, run.datamodule, verbose=False)
+    metrics = keeper.finish(run.trainer)
+    console.print(results_table(*(headline(metrics.get(name, {})) for name in ("initial", "final", "best"))))
+    output_dir = Path(run.settings.paths.output_dir)
+    checkpoint = output_dir / "checkpoints" / "last"
+    console.print(f"run        {output_dir}", highlight=False, markup=False, soft_wrap=True)
+    for path in sorted((output_dir / "previews").glob("*/*.png"))[-4:]:
+        console.print(f"picture    {path}", highlight=False, markup=False, soft_wrap=True)
+    for line in (
+        f"checkpoint {checkpoint}",
+        f"next       python -m qcvl.evaluate checkpoint={checkpoint}",
+        f"           python -m qcvl.infer checkpoint={checkpoint} input=PHOTO_OR_FOLDER",
+        "           python -m qcvl.train data=jsonl data.train=/abs/train.jsonl data.val=/abs/val.jsonl",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return metrics["final"].get(keeper.monitor)
+
+
+def main() -> None:
+    """Console script ``qcvl-train``."""
+    config.run("train", train)
+
+
+if __name__ == "__main__":
+    main()

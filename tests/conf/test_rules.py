@@ -1,0 +1,86 @@
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from qcvl import config
+from qcvl.errors import ConfigError
+
+MUON = {"optimizer": {"_target_": "qcvl.tuning.settings.MuonAdamW"}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "refused"),
+    [
+        ("deepspeed_stage_2", True),
+        ({"_target_": "lightning.pytorch.strategies.DeepSpeedStrategy"}, True),
+        ({"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"}, True),
+        ("fsdp", True),
+        ("ddp", False),
+        ({"_target_": "lightning.pytorch.strategies.DDPStrategy"}, False),
+        ("auto", False),
+    ],
+)
+def test_muon_is_refused_where_a_strategy_shards_its_matrices(strategy, refused):
+    cfg = OmegaConf.create({**MUON, "trainer": {"strategy": strategy}})
+    if refused:
+        with pytest.raises(ConfigError, match="optimizer: Muon works on whole matrices"):
+            config.check_compatible(cfg)
+    else:
+        config.check_compatible(cfg)
+    config.check_compatible(OmegaConf.create({"optimizer": {"_target_": "x.AdamW"}, "trainer": {"strategy": strategy}}))
+
+
+@pytest.fixture
+def sweep():
+    def start(launcher, mode="MULTIRUN"):
+        hydra = {"hydra": {"mode": mode, "launcher": launcher}}
+        from hydra.types import RunMode
+
+        hydra["hydra"]["mode"] = RunMode[mode]
+        HydraConfig.instance().cfg = OmegaConf.create(hydra)
+
+    yield start
+    HydraConfig.instance().cfg = None
+
+
+BASIC = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
+JOBLIB = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "devices", "refused"),
+    [
+        (BASIC, 1, False),
+        (BASIC, 2, True),
+        (BASIC, "2", True),
+        (BASIC, [0, 1], True),
+        (BASIC, "0,1", True),
+        (BASIC, "auto", False),
+        ({**JOBLIB, "n_jobs": 1}, 2, False),
+        ({**JOBLIB, "n_jobs": 4}, 2, True),
+        ({"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}, 2, False),
+    ],
+)
+def test_a_sweep_over_several_devices_needs_one_process_per_job(sweep, launcher, devices, refused):
+    cfg = OmegaConf.create({"trainer": {"devices": devices, "num_nodes": 1}})
+    sweep(launcher)
+    if refused:
+        with pytest.raises(ConfigError, match="would each start the whole sweep"):
+            config.check_compatible(cfg)
+    else:
+        config.check_compatible(cfg)
+    sweep(launcher, mode="RUN")
+    config.check_compatible(cfg)
+
+
+def test_all_broken_rules_come_in_one_error(sweep):
+    sweep(BASIC)
+    trainer = {"strategy": "deepspeed_stage_2", "devices": 2}
+    cfg = OmegaConf.create({**MUON, "trainer": trainer, "stage": {"number": 1, "init_from": "latest"}})
+    with pytest.raises(ConfigError) as caught:
+        config.check_compatible(cfg)
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "optimizer",
+        "stage.init_from",
+        "trainer.devices",
+    ]
