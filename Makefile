@@ -49,8 +49,11 @@ format: install
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+# measure.py is what the others share.
+BENCHMARKS := $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))
+
 bench: install
-	set -e; for script in benchmarks/*.py; do $(PY) $$script; done
+	set -e; for script in $(BENCHMARKS); do $(PY) $$script; done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -1,0 +1,54 @@
+import importlib.util
+import json
+import subprocess
+
+import pytest
+
+NAMES = ["augment", "generate", "patches", "row_layout"]
+
+
+@pytest.fixture
+def last_line(readme, monkeypatch, capsys):
+    """``last_line("patches")``: the JSON that a quick run of a benchmark ends with."""
+    folder = readme.checkout / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+
+    def run(name):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main(["--quick"])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize("name", [*NAMES, pytest.param("compose_time", marks=pytest.mark.slow)])
+def test_a_benchmark_ends_with_its_name_and_ratio_as_json(last_line, name):
+    row = last_line(name)
+    assert row["name"] == name and row["ratio"] > 0 and row["peer"]
+
+
+def test_patches_and_losses_are_those_of_the_peer(last_line):
+    assert last_line("patches")["max_abs_difference"] <= 2 / 255  # one grey level: values run from -1 to 1
+    assert last_line("row_layout")["loss_difference"] <= 1e-4
+
+
+def test_make_bench_runs_every_benchmark(readme):
+    there = {path.stem for path in (readme.checkout / "benchmarks").glob("*.py")} - {"measure"}
+    assert there == {*NAMES, "compose_time"}
+    done = subprocess.run(["make", "-n", "bench"], cwd=readme.checkout, capture_output=True, text=True)
+    assert all(f"benchmarks/{name}.py" in done.stdout for name in there) and "measure.py" not in done.stdout
+
+
+def test_a_median_is_taken_over_the_rounds_after_the_first(readme, monkeypatch):
+    monkeypatch.syspath_prepend(readme.checkout / "benchmarks")
+    from measure import median_seconds
+
+    now = [0.0]
+    lengths = iter([100, 100, 1, 10, 2, 30, 9, 20])  # first round: two slow starts; then (1, 10), (2, 30), (9, 20)
+
+    def work():
+        now[0] += next(lengths)
+
+    assert median_seconds([work, work], repeats=3, clock=lambda: now[0]) == [2, 20]
