@@ -39,7 +39,15 @@ def draw(tmp_path):
 
 
 def write_answers(path, *rows):
-    base = {"source": "val", "task": "dense", "images": ["a.png"], "sizes": [[60, 50]], "tokens": 1, "finished": True}
+    base = {
+        "source": "val",
+        "task": "dense",
+        "images": ["a.png"],
+        "sizes": [[60, 50]],
+        "text_sizes": [[60, 50]],
+        "tokens": 1,
+        "finished": True,
+    }
     text = json.dumps({"object_1": {"bbox_2d": [167, 200, 667, 600], "desc": "plate"}})
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps({**base, "text": text, **row}) + "\n" for row in rows), encoding="utf-8")

@@ -1,6 +1,7 @@
 """``logging.jsonl``: one JSON object a logging step, with the same keys every tracker gets."""
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,5 +47,7 @@ class JsonlLogger(Logger):
         """Drop the rows of steps at or past ``step``: a resumed run writes them again."""
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            kept = [line for line in lines if line.endswith("\n") and (json.loads(line)["step"] or 0) < step]
+            draft = self.path.with_suffix(".partial")
+            draft.write_text("".join(kept), encoding="utf-8")
+            os.replace(draft, self.path)

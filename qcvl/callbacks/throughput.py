@@ -11,6 +11,7 @@ class Throughput(pl.Callback):
     """Log ``perf/*`` over the steps since the last logging step; rates are of this rank times the number of ranks."""
 
     def __init__(self) -> None:
+        self._logged_step = 0
         self._reset(time.perf_counter())
 
     def _reset(self, now: float) -> None:
@@ -37,10 +38,11 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Tensor, batch: Any, batch_idx: int
     ) -> None:
-        """Log at the trainer's own interval."""
+        """Log at the trainer's own interval, once a step: further micro-batches see the same step."""
         self._ended = time.perf_counter()
-        if trainer.global_step == 0 or trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step == self._logged_step or trainer.global_step % trainer.log_every_n_steps:
             return
+        self._logged_step = trainer.global_step
         seconds = self._ended - self._since
         values = {
             "perf/tokens_per_s": self._tokens * trainer.world_size / seconds,

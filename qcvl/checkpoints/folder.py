@@ -46,6 +46,7 @@ def begin(folder: Path, expected_bytes: int = 0) -> Path:
 
 def commit(partial: Path) -> Path:
     """Write the manifest of ``<folder>.partial``, flush everything to disk and rename it to ``<folder>``."""
+    _share(partial)
     files = {str(path.relative_to(partial)): _entry(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     (partial / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
     for path in (*partial.rglob("*"), partial):
@@ -158,6 +159,15 @@ def _entry(path: Path, with_hash: bool = True) -> dict[str, Any]:
                 digest.update(block)
         entry["sha256"] = digest.hexdigest()
     return entry
+
+
+def _share(partial: Path) -> None:
+    """Give files the mode the user's umask asks for: safetensors makes them readable by their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in partial.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def _flush(path: Path) -> None:

@@ -1,6 +1,7 @@
 """From checked settings to the three objects of a training run."""
 
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +66,32 @@ def assemble(settings: Train) -> Run:
         **moved,
     )
     loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]
-    trainer = settings.trainer(callbacks=list(settings.callbacks.values()), logger=loggers)
+    trainer = settings.trainer(callbacks=_callbacks(settings), logger=loggers)
     return Run(module, datamodule, trainer, settings)
 
 
+def _callbacks(settings: Train) -> "list[pl.Callback]":
+    """The callbacks; without ``trainer.enable_progress_bar`` no progress bar, which Lightning would refuse."""
+    from lightning.pytorch.callbacks import ProgressBar
+
+    shown = settings.trainer.keywords.get("enable_progress_bar", True)
+    return [item for item in settings.callbacks.values() if shown or not isinstance(item, ProgressBar)]
+
+
+_NOISE = re.compile(r"litlogger|PU available|val_check_interval|`train_dataloader` to estimate|`Trainer.fit` stopped")
+
+
 def _quiet() -> None:
-    """Silence what Lightning says at every start and nobody can act on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Silence what Lightning and transformers say at every start and nobody can act on."""
+    from transformers.utils.logging import disable_progress_bar
+
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda row: not _NOISE.search(row.getMessage())
+    )
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated")
+    disable_progress_bar()  # of transformers: one line a checkpoint, drawn over the table of towers
 
 
 def _starting_point(settings: Train) -> "tuple[Model, Path | None]":

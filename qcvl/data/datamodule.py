@@ -15,6 +15,7 @@ from qcvl.data.images import image_size
 from qcvl.data.loader import TrainLoader
 from qcvl.data.settings import Data
 from qcvl.errors import DataError
+from qcvl.models.pixels import seen_size
 from qcvl.models.spec import Processing
 from qcvl.models.text import plain_ids
 from qcvl.schema.answer import AnswerFormat
@@ -156,11 +157,12 @@ class VLDataModule(pl.LightningDataModule):
     def answer_length(self, item: EvaluationItem) -> int:
         """Tokens of the true answer, its end-of-turn token included."""
         record = item.record
-        sizes = record.sizes or [
+        sizes = list(record.sizes) or [
             image_size(record.image_path(index) if isinstance(value, str) else value)
             for index, value in enumerate(record.images)
         ]
-        text = true_answer(item.task, record.annotations, record.summary, sizes, self.answer_format)
+        seen = [seen_size(height, width, self.processing)[::-1] for width, height in sizes]
+        text = true_answer(item.task, record.annotations, record.summary, sizes, seen, self.answer_format)
         return len(plain_ids(self.processing, text)) + 1
 
 

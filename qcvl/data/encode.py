@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qcvl.data.chat import ask, encode_exchange
+from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.errors import DataError
 from qcvl.losses.grounding_targets import grounding_targets
 from qcvl.models.pixels import to_patches
@@ -79,7 +80,7 @@ class Encoder:
         processing = self.processing
         patches, grids = patchify(sample.images, budget)
         question = ask(prompt, len(sample.images))
-        ids, labels = encode_exchange(processing, question, self._answer(sample), grids, where)
+        ids, labels = encode_exchange(processing, question, self._answer(sample, grids), grids, where)
         return Features(
             input_ids=ids,
             labels=labels,
@@ -90,9 +91,11 @@ class Encoder:
             **(self._targets(sample, grids, processing.family.merge_size) if self.classes else {}),
         )
 
-    def _answer(self, sample: Sample) -> str:
+    def _answer(self, sample: Sample, grids: np.ndarray) -> str:
+        side = self.processing.family.patch_size
+        seen = [(int(columns) * side, int(rows) * side) for _, rows, columns in grids]
         sizes = [sample.size(index) for index in range(len(sample.images))]
-        return true_answer(sample.task, sample.annotations, sample.summary, sizes, self.answer_format)
+        return true_answer(sample.task, sample.annotations, sample.summary, sizes, seen, self.answer_format)
 
     def _targets(self, sample: Sample, grids: np.ndarray, merge_size: int) -> dict[str, np.ndarray]:
         found = []
@@ -120,7 +123,8 @@ def true_answer(
     task: Task,
     annotations: Sequence[Annotation],
     summary: str | None,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[Size],
+    seen_sizes: Sequence[Size],
     answer_format: AnswerFormat,
 ) -> str:
     """The text the model should write: the dense answer of the annotations, or the summary exactly.
@@ -130,12 +134,12 @@ def true_answer(
         annotations: objects in pixels of their images.
         summary: the record's, for a summary task.
         sizes: ``(width, height)`` of each image.
+        seen_sizes: those of the images the model sees.
         answer_format: how dense answers are written.
     """
     if task == "summary":
         if summary is None:
             raise DataError("a summary sample has no summary")
         return summary
-    return render_answer(
-        annotations, list(sizes) if len(sizes) > 1 else sizes[0], answer_format=answer_format, image_count=len(sizes)
-    )
+    written = written_sizes(sizes, seen_sizes, answer_format)
+    return render_answer(rescale(annotations, sizes, written), written, answer_format=answer_format)

@@ -71,6 +71,19 @@ class TrainLoader:
                 yield {**ready, **counts}
             step = []
 
+    @property
+    def sampler(self) -> "TrainLoader":
+        """The loader itself: Lightning calls ``sampler.set_epoch`` before each epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of ``epoch``, unless that is where the loader is or goes on.
+
+        Needed by a run resumed between two epochs: Lightning gives the loader's state back within an epoch only.
+        """
+        if epoch != self.epoch:
+            self.epoch, self.handed_over = epoch, 0
+
     def state_dict(self) -> dict[str, Any]:
         """Which epoch, and how many of its batches were handed over."""
         return {"epoch": self.epoch, "handed_over": self.handed_over, "length": len(self)}
@@ -109,8 +122,8 @@ def _collate(items: Sequence[Features | QcvlError | None]) -> dict[str, torch.Te
         return error
     try:
         return collate([item for item in items if not isinstance(item, QcvlError)])
-    except QcvlError as error:
-        return error
+    except QcvlError as refusal:
+        return refusal
 
 
 def _one_thread(worker: int) -> None:

@@ -7,19 +7,25 @@ once, so the result does not depend on batches, processes or their order.
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qcvl.data.datamodule import EvaluationItem, VLDataModule
 from qcvl.data.samples import build_sample
+from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.norm import canonical
-from qcvl.inference.predictor import Predictor, Request
+from qcvl.inference.predictor import Predictor, Reply, Request
 from qcvl.inference.sharding import gather_objects, shard
 from qcvl.metrics.detection import detection_metrics
+from qcvl.metrics.summary import summary_metrics
+from qcvl.metrics.validity import validity_metrics
 from qcvl.schema.answer import Answer, AnswerFormat, parse_answer
 from qcvl.schema.records import Record, geometry_json
 from qcvl.schema.types import Annotation, Task
+
+RECORDS_AT_ONCE = 64  # decoded: about 400 MB of 1080p photos
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +33,15 @@ class Prediction:
     """One answer: to which record (``source``, ``index``), for which task, and what could be read from it.
 
     ``sizes`` are the ``(width, height)`` of the record's photos in pixels; ``answer.annotations`` are in those pixels.
+    ``text`` is in those of ``text_sizes`` (see ``data.written``).
     """
 
     source: str
     index: int
     task: Task
     images: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Size, ...]
+    text_sizes: tuple[Size, ...]
     text: str
     tokens: int
     finished: bool
@@ -46,7 +54,8 @@ class Prediction:
             "index": self.index,
             "task": self.task,
             "images": list(self.images),
-            "sizes": [list(size) for size in self.sizes],
+            "sizes": self.sizes,
+            "text_sizes": self.text_sizes,
             "text": self.text,
             "tokens": self.tokens,
             "finished": self.finished,
@@ -64,26 +73,56 @@ def predict(
     source: str,
     max_new_tokens: int = sys.maxsize,
 ) -> list[Prediction]:
-    """Ask ``predictor`` about every item and read its answers; one prediction an item, in order."""
-    samples = [build_sample(item.record, item.task) for item in items]
-    prompts = [item.prompts.for_task(item.task) for item in items]
-    requests = [Request(sample.images, prompt, max_new_tokens) for sample, prompt in zip(samples, prompts, strict=True)]
-    predictions = []
-    for item, sample, reply in zip(items, samples, predictor.answer(requests), strict=True):
-        sizes = tuple(sample.size(index) for index in range(len(sample.images)))
-        images = tuple(value if isinstance(value, str) else f"image {i}" for i, value in enumerate(item.record.images))
-        answer = read_answer(reply.text, item.task, sizes, answer_format)
-        predictions.append(
-            Prediction(source, item.index, item.task, images, sizes, reply.text, reply.tokens, reply.finished, answer)
-        )
+    """Ask ``predictor`` about every item and read its answers; one prediction an item, in order.
+
+    Photos are decoded ``RECORDS_AT_ONCE`` records at a time: a data set does not fit into memory.
+    """
+    predictions: list[Prediction] = []
+    for start in range(0, len(items), RECORDS_AT_ONCE):
+        part = items[start : start + RECORDS_AT_ONCE]
+        samples = [build_sample(item.record, item.task) for item in part]
+        requests = [
+            Request(sample.images, item.prompts.for_task(item.task), max_new_tokens)
+            for item, sample in zip(part, samples, strict=True)
+        ]
+        for item, request, reply in zip(part, requests, predictor.answer(requests), strict=True):
+            sizes = tuple((image.shape[1], image.shape[0]) for image in request.images)
+            text_sizes = written_sizes(sizes, [predictor.seen_size(size) for size in sizes], answer_format)
+            predictions.append(_predicted(source, item, sizes, text_sizes, reply, answer_format))
     return predictions
 
 
-def read_answer(text: str, task: Task, sizes: Sequence[tuple[int, int]], answer_format: AnswerFormat) -> Answer:
+def _predicted(
+    source: str,
+    item: EvaluationItem,
+    sizes: tuple[Size, ...],
+    text_sizes: tuple[Size, ...],
+    reply: Reply,
+    answer_format: AnswerFormat,
+) -> Prediction:
+    images = (value if isinstance(value, str) else f"image {i}" for i, value in enumerate(item.record.images))
+    return Prediction(
+        source=source,
+        index=item.index,
+        task=item.task,
+        images=tuple(images),
+        sizes=sizes,
+        text_sizes=text_sizes,
+        text=reply.text,
+        tokens=reply.tokens,
+        finished=reply.finished,
+        answer=read_answer(reply.text, item.task, sizes, text_sizes, answer_format),
+    )
+
+
+def read_answer(
+    text: str, task: Task, sizes: Sequence[Size], text_sizes: Sequence[Size], answer_format: AnswerFormat
+) -> Answer:
     """Parse a dense answer into pixels of the photos; a summary is its text, with nothing to parse."""
     if task != "dense":
-        return Answer(status="strict", annotations=())
-    return parse_answer(text, list(sizes) if len(sizes) > 1 else sizes[0], answer_format=answer_format)
+        return Answer(status="strict")
+    answer = parse_answer(text, text_sizes, answer_format=answer_format)
+    return replace(answer, annotations=rescale(answer.annotations, text_sizes, sizes))
 
 
 def truth_of(record: Record, sizes: Sequence[tuple[int, int]]) -> list[Annotation]:
@@ -99,7 +138,8 @@ def score(records: Mapping[str, Sequence[Record]], predictions: Iterable[Predict
     """Metrics over all given answers together.
 
     Dense answers give ``dense_f1@0.5`` and its kin (see ``detection_metrics``), ``json_valid`` (share read strictly)
-    and ``finished``; summaries give ``summary_exact``. A metric without anything to count is absent.
+    and the shares of other readings, and ``finished`` (share that ended before the token limit); summaries give
+    ``summary_exact``. A metric without anything to count is absent.
 
     Args:
         records: each source's records; a prediction's ``source`` and ``index`` point into them.
@@ -114,12 +154,9 @@ def score(records: Mapping[str, Sequence[Record]], predictions: Iterable[Predict
         metrics |= detection_metrics(
             (truth, p.answer.annotations, p.sizes) for truth, p in zip(truths, dense, strict=True)
         )
-        metrics["json_valid"] = sum(p.answer.status == "strict" for p in dense) / len(dense)
+        metrics |= validity_metrics(p.answer.status for p in dense)
         metrics["finished"] = sum(p.finished for p in dense) / len(dense)
-    if summaries:
-        exact = [p.text.strip() == records[p.source][p.index].summary for p in summaries]
-        metrics["summary_exact"] = sum(exact) / len(exact)
-    return metrics
+    return metrics | summary_metrics((records[p.source][p.index].summary or "", p.text) for p in summaries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +205,12 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 def read_predictions(path: Path, answer_format: AnswerFormat) -> list[Prediction]:
     """Read ``predictions.jsonl`` back, parsing each text anew."""
-    predictions = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        sizes = tuple((width, height) for width, height in row["sizes"])
-        answer = read_answer(row["text"], row["task"], sizes, answer_format)
-        predictions.append(
-            Prediction(
-                row["source"], row["index"], row["task"], tuple(row["images"]), sizes, row["text"], row["tokens"],
-                row["finished"], answer,
-            )
-        )  # fmt: skip
-    return predictions
+    with path.open(encoding="utf-8") as file:  # str.splitlines would also cut at line separators inside an answer
+        return [_prediction(json.loads(line), answer_format) for line in file]
+
+
+def _prediction(row: dict[str, Any], answer_format: AnswerFormat) -> Prediction:
+    fields = {name: row[name] for name in ("source", "index", "task", "text", "tokens", "finished")}
+    sizes, text_sizes = (tuple((width, height) for width, height in row[name]) for name in ("sizes", "text_sizes"))
+    answer = read_answer(row["text"], row["task"], sizes, text_sizes, answer_format)
+    return Prediction(images=tuple(row["images"]), sizes=sizes, text_sizes=text_sizes, answer=answer, **fields)

@@ -11,6 +11,7 @@ from qcvl.data.encode import patchify
 from qcvl.inference.generate import Sampler, generate
 from qcvl.inference.predictor import Reply, Request
 from qcvl.inference.settings import Generation
+from qcvl.models.pixels import seen_size
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
 
@@ -20,6 +21,11 @@ class HFPredictor:
 
     def __init__(self, model: torch.nn.Module, processing: Processing, generation: Generation) -> None:
         self.model, self.processing, self.generation = model, processing, generation
+
+    def seen_size(self, size_wh: tuple[int, int]) -> tuple[int, int]:
+        """``(width, height)`` of the resized image the model sees of a photo of that size."""
+        height, width = seen_size(size_wh[1], size_wh[0], self.processing)
+        return width, height
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order; the model is put in eval mode and back."""

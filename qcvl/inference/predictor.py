@@ -31,6 +31,10 @@ class Reply:
 class Predictor(Protocol):
     """Answers requests in order; a tile predictor wraps another one."""
 
+    def seen_size(self, size_wh: tuple[int, int]) -> tuple[int, int]:
+        """``(width, height)`` of the resized image the model sees of a photo of that size."""
+        ...
+
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in the same order."""
         ...

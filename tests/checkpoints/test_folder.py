@@ -112,3 +112,16 @@ def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monke
         write_checkpoint(tmp_path / "deep" / "step-1", fill, expected_bytes=6_000_000)
     assert list(tmp_path.iterdir()) == []
     check_free_space(tmp_path / "deep" / "step-1", 5_000_000)
+
+
+def test_files_get_the_mode_the_umask_asks_for_whatever_their_writer_gave_them(tmp_path):
+    def write(folder):
+        (folder / "weights").write_bytes(b"w")
+        (folder / "weights").chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        folder = write_checkpoint(tmp_path / "step-1", write)
+    finally:
+        os.umask(before)
+    assert (folder / "weights").stat().st_mode & 0o777 == 0o640

@@ -60,7 +60,7 @@ def test_a_summary_sample_learns_its_summary_and_no_object(processing, make_enco
 
 def test_a_summary_sample_without_a_summary_is_refused():
     with pytest.raises(DataError, match="has no summary"):
-        true_answer("summary", [PLATE], None, [(128, 128)], DEFAULT_FORMAT)
+        true_answer("summary", [PLATE], None, [(128, 128)], [(128, 128)], DEFAULT_FORMAT)
 
 
 @pytest.mark.parametrize(("size", "expected"), [((128, 128), 16), ((64, 96), 6), ((32, 32), 1), ((500, 500), 16)])
@@ -102,6 +102,27 @@ def test_hostile_text_changes_neither_mask_nor_media_and_can_be_read_back(proces
         assert parse_answer(answer, (128, 128)).annotations[0].desc == text
     else:
         assert answer == (text if place == "summary" else render_answer([PLATE], (128, 128)))
+
+
+def test_an_answer_in_pixels_is_in_those_of_the_image_the_model_sees(processing, make_encoder):
+    encoder = make_encoder(answer_format=replace(DEFAULT_FORMAT, emit_norm="none"))
+    whole = Annotation(Shape("bbox_2d", [0, 0, 600, 300]), "frame")
+    corner = Annotation(Shape("line", [300, 150, 600, 300]), "cable")
+    features = encoder(sample(whole, corner, sizes=((600, 300),)), PROMPT, "a:1")
+    assert features.grids[0].tolist() == [1, 4, 10]  # 5 x 2 cells of 32 pixels: what 16 cells leave of 600x300
+    objects = json.loads(label_text(processing, features).removesuffix("<|im_end|>"))
+    assert objects["object_1"]["bbox_2d"] == [0, 0, 160, 64]
+    assert objects["object_2"]["line"] == [80, 32, 160, 64]
+
+
+def test_a_shrunk_photo_has_its_answer_in_the_pixels_that_are_left(processing, make_encoder):
+    pixels = replace(DEFAULT_FORMAT, emit_norm="none")
+    frame = sample(Annotation(Shape("bbox_2d", [0, 0, 128, 128]), "frame"))
+    length = len(make_encoder(answer_format=pixels)(frame, PROMPT, "a:1").input_ids)
+    encoder = make_encoder(answer_format=pixels, overlong="shrink_image", max_length=length - 8)
+    features = encoder(frame, PROMPT, "a:1")
+    side = int(features.grids[0, 1]) * 16
+    assert side < 128 and f"[0, 0, {side}, {side}]" in label_text(processing, features)
 
 
 def test_a_sample_of_exactly_the_longest_length_passes_and_one_token_more_is_an_error(make_encoder):

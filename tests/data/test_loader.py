@@ -59,7 +59,7 @@ def test_another_seed_is_another_order(dataset):
 def test_each_epoch_is_complete_and_in_another_order(dataset):
     one = loader(dataset)
     epochs = [photos(list(one)) for _ in range(3)]
-    whole = sorted(photos([batch for batch in loader(dataset, batch_size=20)]))
+    whole = sorted(photos(list(loader(dataset, batch_size=20))))
     assert len(whole) == len(dataset) == 20 and len(one) == 7
     assert all(sorted(epoch) == whole for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -86,6 +86,20 @@ def test_the_state_counts_batches_handed_over_not_those_fetched_ahead(dataset):
     batches = iter(one)
     next(batches)  # four were fetched for the step's counts, more by the workers
     assert one.state_dict() == {"epoch": 0, "handed_over": 1, "length": 7}
+
+
+def test_an_epoch_set_by_the_trainer_starts_there_and_one_that_goes_on_is_left_alone(dataset):
+    whole = loader(dataset)
+    epochs = [list(whole), list(whole), list(whole)]
+    jumped = loader(dataset)
+    jumped.sampler.set_epoch(2)  # as Lightning does before each epoch
+    assert same(list(jumped), epochs[2])
+    resumed = loader(dataset)
+    resumed.load_state_dict({"epoch": 1, "handed_over": 4, "length": 7})
+    resumed.sampler.set_epoch(1)
+    assert same(list(resumed), epochs[1][4:])
+    resumed.sampler.set_epoch(2)
+    assert same(list(resumed), epochs[2])
 
 
 def test_a_state_of_an_epoch_of_another_length_is_refused(dataset):

@@ -1,0 +1,67 @@
+"""One rank's error ends all ranks, and is the one that is told."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch.distributed as dist
+
+from qcvl.callbacks.ranks import end_others, ending_together, is_lost_peer
+from qcvl.errors import DataError, QcvlError
+
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:552] Connection closed by peer"
+
+
+def trainer(*processes: subprocess.Popen, rank: int = 1) -> SimpleNamespace:
+    launcher = SimpleNamespace(procs=list(processes))
+    return SimpleNamespace(global_rank=rank, strategy=SimpleNamespace(launcher=launcher))
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_block_that_succeeds_ends_nobody(sleeper):
+    with ending_together(trainer(sleeper)):
+        pass
+    assert sleeper.poll() is None
+
+
+def test_a_ranks_own_error_is_raised_as_it_is_and_ends_the_others_at_once(sleeper):
+    with pytest.raises(DataError, match="^train.jsonl:3$"), ending_together(trainer(sleeper)):
+        raise DataError("train.jsonl:3")
+    assert sleeper.wait(10) != 0
+
+
+def test_an_interrupt_ends_the_others_too(sleeper):
+    with pytest.raises(KeyboardInterrupt), ending_together(trainer(sleeper)):
+        raise KeyboardInterrupt
+    assert sleeper.wait(10) != 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError(GLOO), dist.DistBackendError("NCCL error: remote process exited")])
+def test_a_lost_peer_becomes_one_sentence_that_points_to_the_cause(error):
+    sentence = "^rank 1 stops: another rank ended, see its own error$"
+    with pytest.raises(QcvlError, match=sentence), ending_together(trainer()):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError(GLOO), DataError("a")])
+def test_other_errors_are_no_lost_peer(error):
+    assert not is_lost_peer(error)
+
+
+def test_a_process_that_ends_within_the_grace_is_left_to_say_why():
+    process = subprocess.Popen([sys.executable, "-c", "import time, sys; time.sleep(.3); sys.exit(3)"])
+    end_others(trainer(process), grace_seconds=30)
+    assert process.wait() == 3
+
+
+def test_a_launcher_that_started_nothing_is_fine():
+    end_others(SimpleNamespace(strategy=SimpleNamespace(launcher=None)), grace_seconds=0)
+    end_others(trainer(), grace_seconds=60)

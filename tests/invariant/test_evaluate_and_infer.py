@@ -1,0 +1,76 @@
+"""One checkpoint, one set of numbers: at the end of training, by ``qcvl.evaluate``, and from its predictions alone."""
+
+import json
+import shutil
+
+import pytest
+
+from qcvl.checkpoints.contract import read_contract
+from qcvl.inference.evaluator import read_predictions, score
+from qcvl.schema.answer import AnswerFormat
+from qcvl.schema.records import read_records
+from tests.invariant.conftest import metrics
+
+QUICK = ("generation.max_new_tokens=128",)
+
+
+def test_evaluate_gives_the_final_numbers_of_the_run_and_so_does_scoring_its_predictions(
+    command, finished_run, photos, tmp_path
+):
+    last = finished_run / "checkpoints/last"
+    settings = ("data=jsonl", f"data.val={photos}/val.jsonl", "data.sampling=mixed", "limit=3", "panels=2")
+    done = command("evaluate", f"checkpoint={last}", *settings, *QUICK, "hydra.run.dir=here")
+    assert done.code == 0, done.output
+    found = metrics(tmp_path / "here")["final"]
+    expected = {key: value for key, value in metrics(finished_run)["final"].items() if key.startswith("eval/val/")}
+    assert found == pytest.approx(expected, rel=1e-6)  # the run's went through float32 logs
+    assert found["eval/val/json_valid"] > 0 and found["eval/val/dense_predictions"] > 0
+
+    answer_format = AnswerFormat(**read_contract(last).answer_format)
+    predictions = read_predictions(tmp_path / "here/predictions/val.jsonl", answer_format)
+    assert [(p.source, p.index, p.task) for p in predictions] == [
+        ("val", index, task) for task in ("dense", "summary") for index in range(3)
+    ]
+    offline = score({"val": read_records(photos / "val.jsonl")}, predictions)
+    assert {f"eval/val/{key}": value for key, value in offline.items()} == found
+    pictures = sorted(path.name for path in (tmp_path / "here/previews").glob("*.png"))
+    assert pictures == ["val-0000.png", "val-0001.png"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", pytest.param("file", marks=pytest.mark.slow), pytest.param("jsonl", marks=pytest.mark.slow)],
+)
+def test_infer_answers_about_a_photo_a_folder_of_them_and_the_records_of_a_file(
+    command, finished_run, photos, tmp_path, kind
+):
+    originals = sorted((photos / "images").glob("val_*.jpg"))[:2]
+    album = tmp_path / "album"
+    (album / "more").mkdir(parents=True)
+    copies = [shutil.copy(originals[0], album / "a.jpg"), shutil.copy(originals[1], album / "more" / "b.jpg")]
+    (album / "notes.txt").write_text("not a photo")
+    records = [{"images": ["a.jpg"]}, {"images": ["more/b.jpg"]}]  # not labelled: nobody knows the answer yet
+    (album / "asked.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = {"folder": album, "file": album / "a.jpg", "jsonl": album / "asked.jsonl"}[kind]
+    asked = copies[:1] if kind == "file" else copies
+
+    checkpoint = finished_run / "checkpoints/last"
+    done = command("infer", f"checkpoint={checkpoint}", f"input={source}", *QUICK, "hydra.run.dir=here")
+    assert done.code == 0, done.output
+    lines = [json.loads(line) for line in (tmp_path / "here/predictions.jsonl").read_text().splitlines()]
+    assert [(album / line["images"][0]).resolve() for line in lines] == [path.resolve() for path in asked]
+    assert all(line["sizes"] == [[200, 200]] and line["tokens"] > 0 for line in lines)
+    overlays = sorted(path.name for path in (tmp_path / "here/overlays").iterdir())
+    assert overlays == [f"{index:05d}_{path.stem}.png" for index, path in enumerate(asked)]
+
+
+@pytest.mark.slow
+def test_infer_names_the_photo_it_cannot_read(command, finished_run, photos, tmp_path):
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(next((photos / "images").glob("*.jpg")).read_bytes()[:1000])
+    checkpoint = f"checkpoint={finished_run}/checkpoints/last"
+    assert f"({damaged}) is damaged" in command("infer", checkpoint, f"input={damaged}").error()
+    missing = command("infer", checkpoint, f"input={tmp_path}/nowhere.jpg").error()
+    assert missing.startswith(f"{tmp_path}/nowhere.jpg not found; give a photo, a folder of photos or a JSONL file")
+    (tmp_path / "empty").mkdir()
+    assert "holds no photos" in command("infer", checkpoint, f"input={tmp_path}/empty").error()

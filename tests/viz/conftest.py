@@ -1,6 +1,0 @@
-"""Hypothesis without a time limit per example: a busy machine is no failure."""
-
-from hypothesis import settings
-
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
