@@ -1,12 +1,13 @@
 """``python -m qcvl.train``: evaluate, train, evaluate again, and say where everything is."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from qcvl import config
-from qcvl.errors import DataError
+from qcvl.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +35,7 @@ def train(cfg: DictConfig) -> float | None:
             run.trainer.validate(run.module, run.datamodule, verbose=False)
             run.trainer.fit(run.module, run.datamodule)
         else:
-            state = Path(run.settings.resume) / TRAINER_STATE
-            run.trainer.fit(run.module, run.datamodule, ckpt_path=str(state), weights_only=True)
+            go_on(run, Path(run.settings.resume) / TRAINER_STATE)
         return conclude(run, console)
 
 
@@ -62,6 +62,19 @@ def forget_former_start(run: "Run") -> None:
     if run.trainer.is_global_zero:
         for name in ("logging.jsonl", "metrics.json"):
             (Path(run.settings.paths.output_dir) / name).unlink(missing_ok=True)
+
+
+def go_on(run: "Run", state: Path) -> None:
+    """Continue training from a checkpoint's trainer state.
+
+    Raises:
+        CheckpointError: when there is more in it than numbers and tensors, none of which is run.
+    """
+    try:
+        run.trainer.fit(run.module, run.datamodule, ckpt_path=str(state), weights_only=True)
+    except UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{state}: is no trainer state of qcvl ({reason}); use another checkpoint") from None
 
 
 def announce(run: "Run", cfg: DictConfig, console: "Console") -> None:

@@ -61,9 +61,10 @@ class HFCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every ``every_n_train_steps``; a validation that comes next is waited for, so that it is not lost."""
+        """Save every ``every_n_train_steps`` and at ``max_steps``; if a validation comes next, after it."""
         steps = self._every_n_train_steps
-        if not steps or trainer.global_step % steps or self._should_skip_saving_checkpoint(trainer):
+        due = trainer.global_step == trainer.max_steps or (steps > 0 and trainer.global_step % steps == 0)
+        if not due or self._should_skip_saving_checkpoint(trainer):
             return
         if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             self._defer_save_until_validation = True
@@ -71,13 +72,13 @@ class HFCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, {})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what was just evaluated, unless the epoch's end does so."""
-        if trainer.state.fn == TrainerFn.FITTING and not self._should_save_on_train_epoch_end(trainer):
+        """Save what was just evaluated; not at the epoch's end, or a run stopped in mid epoch would skip its rest."""
+        if trainer.state.fn == TrainerFn.FITTING:
             self._save_evaluated(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what was evaluated at the end of this epoch."""
-        if self._should_save_on_train_epoch_end(trainer):
+        """Save each epoch of a run that has nothing to validate on."""
+        if not sum(trainer.num_val_batches):
             self._save_evaluated(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

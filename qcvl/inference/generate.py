@@ -48,8 +48,9 @@ def generate(
     written: list[list[int]] = [[] for _ in limits]
     rows = list(range(len(limits)))
     mask, cache = inputs["attention_mask"], None
-    positions = inputs["position_ids"].amax(-1, keepdim=True)  # [4, B, 1]: of the newest token, the largest of each row
-    positions[1:] = positions[1:].amax(0, keepdim=True)  # text after an image goes on from its larger side
+    positions = inputs["position_ids"][
+        ..., -1:
+    ]  # [4, B, 1]: prompts end with text, whose positions rise by one a token
     step: Mapping[str, Tensor] = inputs
     while True:
         out = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)

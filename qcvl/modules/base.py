@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, save_model
 from qcvl.checkpoints.contract import Contract, write_contract
-from qcvl.errors import QcvlError
+from qcvl.errors import CheckpointError, QcvlError
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
@@ -210,6 +210,24 @@ class VLModule(pl.LightningModule, ABC):
             for share in shares
             for name in share
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume where other parameters are trained: names that differ would silently keep their start.
+
+        Raises:
+            CheckpointError: naming the first difference.
+        """
+        saved, own = (
+            {name: list(value.shape) for name, value in state.items()}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        )
+        if differ := sorted(name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name)):
+            name, step = differ[0], checkpoint["global_step"]
+            raise CheckpointError(
+                f"resume: {len(differ)} trained tensors are not those of step {step}, first {name}: {saved.get(name)} "
+                f"in the checkpoint, {own.get(name)} now; resume with the stage and tuner the run was "
+                "started with, or start a new run from its weights with stage.init_from="
+            )
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""

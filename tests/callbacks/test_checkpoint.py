@@ -105,6 +105,18 @@ def test_nought_keeps_the_last_only(watched):
     assert watched([0.5, 0.7, 0.3], {"save_top_k": 0})[-1] == ({3}, "step-3", None)
 
 
+def test_between_two_intervals_only_a_better_step_is_written_and_is_then_the_last(watched):
+    assert watched([0.5, 0.4, 0.6, 0.2, 0.3, 0.1, 0.2], {"every_n_epochs": 2}) == [
+        ({1}, "step-1", "step-1"),
+        ({1, 2}, "step-2", "step-1"),
+        ({3}, "step-3", "step-3"),
+        ({3, 4}, "step-4", "step-3"),
+        ({3, 4}, "step-4", "step-3"),
+        ({3, 6}, "step-6", "step-3"),
+        ({3, 7}, "step-7", "step-3"),  # what the run ends with
+    ]
+
+
 def test_a_metric_that_is_no_number_is_never_best(watched):
     assert watched([0.5, float("nan"), 0.4])[-1] == ({1, 3}, "step-3", "step-1")
 

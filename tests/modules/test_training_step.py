@@ -10,7 +10,9 @@ from qcvl.callbacks.evaluation import GenerationEvaluation
 from qcvl.data.chat import IGNORE
 from qcvl.errors import QcvlError
 from qcvl.inference.settings import Generation
+from qcvl.models.settings import ModelSpec
 from qcvl.models.towers import tower_of
+from tests.conftest import choice
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 
@@ -214,7 +216,12 @@ def test_several_validation_sources_count_as_one(
     assert min(zh, en) < both < max(zh, en)
 
 
-def test_a_model_trains_in_training_mode_also_after_validation(train, make_module, lora, make_data):
+def test_a_model_from_a_folder_trains_in_training_mode_also_after_validation(
+    train, make_module, small_model, processing, lora, make_data, tmp_path
+):
+    small_model().load_model().save_pretrained(tmp_path / "base")  # transformers opens folders in eval mode
+    processing.save(tmp_path / "base")
+    fields = choice("model/tiny.yaml") | {"path": str(tmp_path / "base"), "min_cells": 1}
     modes = []
 
     class Watch(pl.Callback):
@@ -222,5 +229,6 @@ def test_a_model_trains_in_training_mode_also_after_validation(train, make_modul
             modes.append(all(part.training for part in module.model.modules()))
 
     between = {"val": {"val": make_data.source("en.jsonl")}, "val_check_interval": 1}
-    train(module=make_module(tuner=lora()), limit=4, batch_size=2, callbacks=[Watch()], **between)
+    module = make_module(model=ModelSpec(**fields), tuner=lora())
+    train(module=module, limit=4, batch_size=2, callbacks=[Watch()], **between)
     assert modes == [True, True]
