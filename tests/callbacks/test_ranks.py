@@ -63,5 +63,5 @@ def test_a_process_that_ends_within_the_grace_is_left_to_say_why():
 
 
 def test_a_launcher_that_started_nothing_is_fine():
-    end_others(SimpleNamespace(strategy=SimpleNamespace(launcher=None)), grace_seconds=0)
-    end_others(trainer(), grace_seconds=60)
+    assert end_others(SimpleNamespace(strategy=SimpleNamespace(launcher=None)), grace_seconds=0) is None
+    assert end_others(trainer(), grace_seconds=60) is None
