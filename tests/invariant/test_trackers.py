@@ -1,0 +1,28 @@
+"""Every tracker gets the keys of ``logging.jsonl``, with no network."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.invariant.conftest import Command, rows
+
+pytestmark = pytest.mark.slow
+
+
+def test_csv_tensorboard_and_offline_wandb_get_the_same_keys(tmp_path: Path, small_run):
+    run = tmp_path / "run"
+    short = ("trainer.max_steps=2", "logger=[csv,tensorboard,wandb]", f"hydra.run.dir={run}")
+    done = Command(tmp_path)("train", *small_run, *short)
+    assert done.code == 0, done.output
+    keys = {key for row in rows(run) for key in row} - {"step", "epoch"}
+    assert {"train/loss", "train/grad_norm/llm", "lr/llm", "eval/loss", "eval/val/dense_f1@0.5"} <= keys
+
+    with (run / "csv" / "version_0" / "metrics.csv").open() as file:
+        assert keys <= set(next(csv.reader(file)))
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert keys <= set(events.Tags()["scalars"])
+    (written,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"train/grad_norm/llm" in written.read_bytes()
