@@ -49,12 +49,13 @@ def inspect(run: "Run") -> None:
     from qcvl.doctor.report import make_report, save_report
 
     report = make_report(run.settings.data)
+    output_dir = Path(run.settings.paths.output_dir)
     if run.trainer.is_global_zero:
-        output_dir = Path(run.settings.paths.output_dir)
         save_report(report, output_dir)
-        write_environment(output_dir, run.datamodule)
     if report.problems:
         raise DataError("\n".join(report.problems))
+    if run.trainer.is_global_zero:
+        write_environment(output_dir, run.datamodule)
 
 
 def forget_former_start(run: "Run") -> None:

@@ -13,6 +13,7 @@ from qcvl.callbacks.jsonl_logger import JsonlLogger
 from qcvl.checkpoints.folder import link, set_aside_after, write_checkpoint
 
 TRAINER_STATE = "trainer/state.ckpt"  # Lightning's own state, inside a checkpoint folder
+ROW = "qcvl_row"  # in that state: what the checkpoint's step logged
 
 
 class HFCheckpoint(ModelCheckpoint):
@@ -41,10 +42,12 @@ class HFCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A run that resumes writes the later rows of ``logging.jsonl`` again."""
+        """Cut ``logging.jsonl`` to the resumed step: it ends with that step's row, later ones will be written again."""
         for logger in trainer.loggers:
             if isinstance(logger, JsonlLogger):
                 logger.cut_from(checkpoint["global_step"])
+                if ROW in checkpoint and checkpoint["global_step"] % trainer.log_every_n_steps == 0:
+                    logger.complete(checkpoint[ROW], checkpoint["global_step"] - 1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on from the resumed step's folder: later ones, which this run will write again, are set aside."""
@@ -57,6 +60,12 @@ class HFCheckpoint(ModelCheckpoint):
             self.last_model_path = str(folder)
             if trainer.is_global_zero and self.save_last:
                 link(folder.parent / "last", folder)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Number rows by optimizer steps: after a validation at ``max_steps`` Lightning would go on one short."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,6 +116,9 @@ class HFCheckpoint(ModelCheckpoint):
             raise TypeError(f"HFCheckpoint needs a module with save(folder); {type(module).__name__} has none")
 
         state = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        # Loggers get the step's row after the step's checkpoint; a kill between the two shall not lose it.
+        row = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("eval/")}
+        state[ROW] = row | {"epoch": float(trainer.current_epoch)}
         if trainer.is_global_zero:
 
             def write(folder: Path) -> None:

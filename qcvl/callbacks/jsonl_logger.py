@@ -51,3 +51,11 @@ class JsonlLogger(Logger):
             draft = self.path.with_suffix(".partial")
             draft.write_text("".join(kept), encoding="utf-8")
             os.replace(draft, self.path)
+
+    @rank_zero_only
+    def complete(self, row: Mapping[str, float], step: int) -> None:
+        """Write the row of ``step`` unless it is there: a kill may come after a step is saved, before it is logged."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        rows = [json.loads(line) for line in lines]
+        if not any(found["step"] == step and row.keys() <= found.keys() for found in rows):
+            self.log_metrics(row, step)

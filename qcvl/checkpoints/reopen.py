@@ -47,7 +47,7 @@ def reopen(folder: Path, model: Model, *, merged: bool = False) -> Reopened:
     verify(folder)
     contract = read_contract(folder)
     adapter = is_adapter(folder)
-    spec = _base_of(contract, model) if adapter else at_path(model, str(folder))
+    spec = base_of(contract, model) if adapter else at_path(model, str(folder))
     loaded = spec.load_model()
     if adapter:
         loaded = merge(loaded, folder) if merged else peft.PeftModel.from_pretrained(loaded, folder)
@@ -59,7 +59,12 @@ def reopen(folder: Path, model: Model, *, merged: bool = False) -> Reopened:
     )
 
 
-def _base_of(contract: Contract, model: Model) -> Model:
+def base_of(contract: Contract, model: Model) -> Model:
+    """``model`` where it is the base a checkpoint was trained on, else the base its contract names, read as ``model``.
+
+    Raises:
+        CheckpointError: when that folder holds other weights now.
+    """
     named = contract.base
     if describe_base(model, named.model_type).fingerprint == named.fingerprint:
         return model

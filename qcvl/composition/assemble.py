@@ -97,18 +97,22 @@ def _quiet() -> None:
 def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
     """The base model, and the verified checkpoint folder ``stage.init_from`` names (``latest``: of this job's runs).
 
-    Adapters that start from a fully trained checkpoint have it as their base, so it takes the model's place.
+    Adapters that start from a fully trained checkpoint have it as their base, so it takes the model's place. A run that
+    goes on starts from its own checkpoint: by now another one may be the latest, or the first may be gone.
     """
     from qcvl.checkpoints.adapters import is_adapter
     from qcvl.checkpoints.contract import read_contract
     from qcvl.checkpoints.describe import describe_base
     from qcvl.checkpoints.folder import verify
     from qcvl.checkpoints.latest import find_latest
+    from qcvl.checkpoints.reopen import base_of
     from qcvl.models.settings import at_path
 
     init_from, model = settings.stage.init_from, settings.model
     if init_from is None:
         return model, None
+    if settings.resume is not None:
+        return base_of(read_contract(Path(settings.resume)), model), Path(settings.resume)
     base = describe_base(model, model.load_processing().family.model_type)
     if init_from == "latest":
         runs = Path(settings.paths.outputs) / settings.job

@@ -48,9 +48,7 @@ def generate(
     written: list[list[int]] = [[] for _ in limits]
     rows = list(range(len(limits)))
     mask, cache = inputs["attention_mask"], None
-    positions = inputs["position_ids"][
-        ..., -1:
-    ]  # [4, B, 1]: prompts end with text, whose positions rise by one a token
+    positions = inputs["position_ids"][..., -1:]  # [4, B, 1], of the prompts' last tokens, which are text
     step: Mapping[str, Tensor] = inputs
     while True:
         out = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -54,6 +54,15 @@ def test_a_row_that_a_kill_cut_short_is_dropped_and_one_without_a_step_is_kept(l
     assert len(rows(logger)) == 3
 
 
+def test_a_row_that_is_missing_is_completed_and_one_that_is_there_is_not_repeated(logger):
+    logger.complete({"train/loss": 1.0, "epoch": 0.0}, step=2)
+    logger.complete({"train/loss": 1.0}, step=2)
+    logger.complete({"train/loss": 1.0}, step=3)
+    logger.log_metrics({"eval/loss": 1.0}, step=4)
+    logger.complete({"train/loss": 2.0}, step=4)
+    assert [(row["step"], row.get("train/loss")) for row in rows(logger)] == [(2, 1.0), (3, 1.0), (4, None), (4, 2.0)]
+
+
 def test_there_may_be_nothing_to_cut(logger):
     logger.cut_from(3)
     assert not logger.path.exists()

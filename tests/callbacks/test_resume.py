@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qcvl.callbacks.metrics_file import MetricsFile
+from qcvl.modules.sft import SFTModule
 from tests.callbacks.conftest import QUIET
 
 pytestmark = QUIET
@@ -78,6 +79,23 @@ def test_a_resumed_run_has_the_losses_and_the_weights_of_one_that_was_never_stop
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "stopped")]
     assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("killed", [1, 2, 5])
+def test_a_kill_between_a_steps_folder_and_its_row_loses_neither(train, tmp_path, monkeypatch, killed):
+    train("straight")
+
+    def end(module, outputs, batch, batch_idx):  # after the callbacks, before Lightning hands the row to the loggers
+        if module.trainer.global_step == killed:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(SFTModule, "on_train_batch_end", end)
+        train("stopped")
+    if killed > 1:
+        assert rows(tmp_path / "stopped")[-1]["step"] == killed - 2  # its own row is missing
+    train("stopped", resume=tmp_path / f"stopped/checkpoints/step-{killed}")
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("killed", [2, 3, 4])
