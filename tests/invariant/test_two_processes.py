@@ -36,6 +36,8 @@ def test_two_processes_have_the_losses_and_metrics_of_one(command, small_run, fi
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_photo_that_only_the_second_process_opens_ends_both_with_its_error(command, small_run, photos, tmp_path):
     records = [json.loads(line) for line in (photos / "train.jsonl").read_text().splitlines()]
     steps = fixed_count(shuffled(len(records), seed=0, epoch=0).tolist(), 2, 2)
