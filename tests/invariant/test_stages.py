@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qcvl import config
 from qcvl.checkpoints.folder import verify
 from qcvl.models.towers import tower_of
 from tests.invariant.conftest import Command, metrics, rows
@@ -92,6 +93,21 @@ def test_a_checkpoint_of_another_rank_kind_or_base_is_refused(command, stages, s
 def test_latest_without_an_earlier_stage_says_what_it_looked_at(command, small_run):
     error = command("train", *small_run, "stage=2", "stage.init_from=latest", "hydra.run.dir=here").error()
     assert error.startswith("stage.init_from=latest found no checkpoint of a stage below 2")
+
+
+def test_a_second_stage_that_goes_on_needs_no_first_one(stages, small_run, tmp_path):
+    checkpoint = (stages[2] / "checkpoints/last").resolve()
+    elsewhere = (f"paths.outputs={tmp_path}", f"paths.output_dir={tmp_path}/run")  # where `latest` finds nothing
+    settings = ("stage=2", "stage.init_from=latest", f"resume={checkpoint}", *elsewhere)
+    run = config.build(config.load("train", [*small_run, *settings]))
+    run.module.configure_model()
+    found = {name.removeprefix("base_model.model."): value for name, value in run.module.model.state_dict().items()}
+    assert all(torch.equal(found[in_memory(name)], tensor) for name, tensor in adapter(stages[2]).items())
+
+
+def in_memory(name: str) -> str:
+    """The name that a tensor of the file has while its adapter is named."""
+    return name.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default.")
 
 
 def test_the_rows_of_both_stages_name_the_towers_that_move(stages):
