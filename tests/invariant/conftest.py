@@ -70,7 +70,9 @@ class Command:
         return Finished(code, self.output(process))
 
     def start(self, root: str, *overrides: str) -> subprocess.Popen:
-        """Start it in a process group of its own."""
+        """Start it in a process group of its own; only training keeps the directory its time gives it."""
+        if root != "train" and not any(override.startswith("hydra.run.dir=") for override in overrides):
+            overrides = (*overrides, f"hydra.run.dir={root}-run-{len(self.started)}")  # two may start in one second
         environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
         environment |= {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
         with (self.folder / f"{root}-{len(self.started)}.txt").open("w") as log:
