@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, save_model
 from qcvl.checkpoints.contract import Contract, write_contract
+from qcvl.data.chat import IGNORE
 from qcvl.errors import CheckpointError, QcvlError
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
@@ -137,7 +138,7 @@ class VLModule(pl.LightningModule, ABC):
         self, totals: dict[str, Tensor], sums: dict[str, Tensor], loss: Tensor | None, batch: dict[str, Tensor]
     ) -> None:
         row = {name: value.detach().double() for name, value in sums.items()}
-        row["labels"] = (batch["labels"] != -100).sum().double()
+        row["labels"] = (batch["labels"] != IGNORE).sum().double()
         if loss is not None:
             row["loss"] = loss.detach().double()
         if "cell_classes" in batch:
