@@ -16,7 +16,7 @@ from qcvl.data.samples import build_sample
 from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.norm import canonical
-from qcvl.inference.predictor import Predictor, Reply, Request
+from qcvl.inference.predictor import Predictor, Reply, Request, ScoreSource
 from qcvl.inference.sharding import gather_objects, shard
 from qcvl.metrics.detection import detection_metrics
 from qcvl.metrics.summary import summary_metrics
@@ -33,7 +33,8 @@ class Prediction:
     """One answer: to which record (``source``, ``index``), for which task, and what could be read from it.
 
     ``sizes`` are the ``(width, height)`` of the record's photos in pixels; ``answer.annotations`` are in those pixels.
-    ``text`` is in those of ``text_sizes`` (see ``data.written``).
+    ``text`` is in those of ``text_sizes`` (see ``data.written``). ``scores`` (0..1) has one number for each of
+    ``answer.annotations``, made as ``score_source`` says.
     """
 
     source: str
@@ -46,6 +47,8 @@ class Prediction:
     tokens: int
     finished: bool
     answer: Answer
+    scores: tuple[float, ...]
+    score_source: ScoreSource
 
     def to_json(self) -> str:
         """One line of ``predictions.jsonl``."""
@@ -60,6 +63,8 @@ class Prediction:
             "tokens": self.tokens,
             "finished": self.finished,
             "status": self.answer.status,
+            "scores": self.scores,
+            "score_source": self.score_source,
             "objects": [geometry_json(note, len(self.images)) for note in self.answer.annotations],
         }
         return json.dumps(row, ensure_ascii=False)
@@ -101,6 +106,10 @@ def _predicted(
     answer_format: AnswerFormat,
 ) -> Prediction:
     images = (value if isinstance(value, str) else f"image {i}" for i, value in enumerate(item.record.images))
+    answer = read_answer(reply.text, item.task, sizes, text_sizes, answer_format)
+    scores = (1.0,) * len(answer.places)
+    if reply.scores is not None:
+        scores = tuple(reply.scores[place] for place in answer.places)
     return Prediction(
         source=source,
         index=item.index,
@@ -111,7 +120,9 @@ def _predicted(
         text=reply.text,
         tokens=reply.tokens,
         finished=reply.finished,
-        answer=read_answer(reply.text, item.task, sizes, text_sizes, answer_format),
+        answer=answer,
+        scores=scores,
+        score_source=reply.score_source,
     )
 
 
@@ -204,7 +215,7 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 
 def read_predictions(path: Path, answer_format: AnswerFormat) -> list[Prediction]:
-    """Read ``predictions.jsonl`` back, parsing each text anew."""
+    """Read ``predictions.jsonl`` back, parsing each text anew; a row without scores has constant ones."""
     with path.open(encoding="utf-8") as file:  # str.splitlines would also cut at line separators inside an answer
         return [_prediction(json.loads(line), answer_format) for line in file]
 
@@ -213,4 +224,8 @@ def _prediction(row: dict[str, Any], answer_format: AnswerFormat) -> Prediction:
     fields = {name: row[name] for name in ("source", "index", "task", "text", "tokens", "finished")}
     sizes, text_sizes = (tuple((width, height) for width, height in row[name]) for name in ("sizes", "text_sizes"))
     answer = read_answer(row["text"], row["task"], sizes, text_sizes, answer_format)
+    fields |= {
+        "scores": tuple(row["scores"]) if "scores" in row else (1.0,) * len(answer.annotations),
+        "score_source": row.get("score_source", "constant"),
+    }
     return Prediction(images=tuple(row["images"]), sizes=sizes, text_sizes=text_sizes, answer=answer, **fields)

@@ -3,11 +3,14 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from qcvl.schema.prompts import TaskPrompt
+
+# Where an object's score comes from: every object 1, or the model's probabilities of the tokens that say it.
+ScoreSource = Literal["constant", "token_probability"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +24,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The text a model wrote, its length in tokens, and whether it ended by itself (not at the token limit)."""
+    """The text a model wrote, its length in tokens, and whether it ended by itself (not at the token limit).
+
+    ``scores`` has one number 0..1 for each object the text lists, in the order of the text, and ``score_source`` says
+    what they are made of; ``None`` where the predictor knows none (``constant``: every object scores 1).
+    """
 
     text: str
     tokens: int
     finished: bool
+    scores: tuple[float, ...] | None = None
+    score_source: ScoreSource = "constant"
 
 
 class Predictor(Protocol):

@@ -61,12 +61,14 @@ DEFAULT_FORMAT = AnswerFormat(
 class Answer:
     """What a model's text says: annotations in pixels, in the order of the text, and how well the text obeyed.
 
-    ``dropped`` counts objects that were written but cannot be used, such as a line of seven numbers.
+    ``dropped`` counts objects that were written but cannot be used, such as a line of seven numbers; ``places[k]`` is
+    the number, from 0, of ``annotations[k]`` among all objects with a geometry that the text lists.
     """
 
     status: AnswerStatus
     annotations: tuple[Annotation, ...] = ()
     dropped: int = 0
+    places: tuple[int, ...] = ()
 
 
 def sort_annotations(
@@ -118,17 +120,18 @@ def parse_answer(
     """
     sizes = _sizes(size_wh, image_count)
     found = find_objects(text)
-    annotations, dropped, exact = [], found.dropped, True
-    for pairs in found.objects:
+    annotations, places, dropped, exact = [], [], found.dropped, True
+    for place, pairs in enumerate(found.objects):
         try:
             annotation, as_agreed = _annotation(pairs, sizes, answer_format.grid)
         except RecordError:
             dropped += 1
             continue
         annotations.append(annotation)
+        places.append(place)
         exact = exact and as_agreed
     faulty = found.status == "strict" and (dropped > 0 or not exact)
-    return Answer("repaired" if faulty else found.status, tuple(annotations), dropped)
+    return Answer("repaired" if faulty else found.status, tuple(annotations), dropped, tuple(places))
 
 
 def render_summary(record: Record) -> str:
