@@ -31,6 +31,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         max_length=settings.global_max_length,
         seed=settings.seed,
         grounding=False,
+        pairing=opened.pairing,
     )
     datamodule.prepare_data()
     datamodule.setup("validate")

@@ -29,7 +29,10 @@ def infer(cfg: DictConfig) -> None:
 
     opened = open_model(settings)
     predictor = HFPredictor(opened.model, opened.processing, settings.generation)
-    items = [EvaluationItem(record, index, settings.task, opened.prompts) for index, record in enumerate(records)]
+    items = [
+        EvaluationItem(record, index, settings.task, opened.prompts, opened.pairing)
+        for index, record in enumerate(records)
+    ]
     predictions = predict(items, predictor, opened.answer_format, source="input")
     folder = Path(settings.paths.output_dir)
     write_predictions(folder / "predictions.jsonl", predictions)

@@ -132,7 +132,7 @@ def make_datamodule(make_data, processing, prompts):
 
     def make(**changes) -> VLDataModule:
         values = {"data": make_data(), "processing": processing, "answer_format": DEFAULT_FORMAT, "prompts": prompts}
-        values |= {"augment": None, "max_length": 4096, "seed": 3, "grounding": False}
+        values |= {"augment": None, "max_length": 4096, "seed": 3, "grounding": False, "pairing": None}
         datamodule = VLDataModule(**values | changes)
         datamodule.setup("fit")
         return datamodule
@@ -163,7 +163,7 @@ def make_module(small_model, processing, prompts):
         model, tuner = model or small_model(), tuner or FullTuner()
         stage = choice("stage/2.yaml") | {"towers": list(towers), "rates": {"adapter": rate, "full": rate}}
         parts = {"model": model, "tuner": tuner, "stage": TrainingStage(**stage), "processing": processing}
-        parts["contract"] = describe(answer_format=DEFAULT_FORMAT, prompts=prompts, **parts)
+        parts["contract"] = describe(answer_format=DEFAULT_FORMAT, prompts=prompts, pairing=None, **parts)
         parts |= {
             "optimizer": AdamW(**choice("optimizer/adamw.yaml")),
             "lr_scheduler": CosineWarmupWithMinLr(**choice("lr_scheduler/cosine_warmup_with_min_lr.yaml")),

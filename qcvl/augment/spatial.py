@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from qcvl.augment.actions import NOT_DRAWN, Move, Probability, Reframe, Skip
-from qcvl.augment.view import View
+from qcvl.augment.view import View, frame_window
 from qcvl.errors import ConfigError
-from qcvl.geometry.affine import hflip_matrix, rotation_matrix, scale_matrix, vflip_matrix
+from qcvl.geometry.affine import flip_turn_matrix, hflip_matrix, rotation_matrix, scale_matrix, vflip_matrix
 from qcvl.geometry.clip import TOLERANCE_PX
 from qcvl.schema.settings import settings
 
@@ -53,6 +53,31 @@ class VFlip:
         if mentions(view.texts, VERTICAL_WORDS):
             return Skip("directional_text")
         return Move(vflip_matrix(view.height))
+
+
+@settings
+class FlipTurn:
+    """One of the eight flips and turns of the photo, all equally likely, with probability ``p`` (else none).
+
+    Right for photos without an up, such as boards and tiles. The four that exchange the axes turn a photo of W x H
+    into one of H x W. Refused where the text says left, right, above or below.
+    """
+
+    p: Probability
+
+    def draw(self, view: View, rng: np.random.Generator) -> Move | Reframe | Skip:
+        """The identity counts as a draw of its own, so a share 1/8 of the drawn photos stays as it is."""
+        if rng.random() >= self.p:
+            return Skip(NOT_DRAWN)
+        if mentions(view.texts, HORIZONTAL_WORDS + VERTICAL_WORDS):
+            return Skip("directional_text")
+        index = int(rng.integers(8))
+        matrix = flip_turn_matrix(index, view.width, view.height)
+        if index < 4 or view.width == view.height:
+            return Move(matrix)
+        width, height = view.height, view.width
+        window = frame_window(width, height)
+        return Reframe(window=window, width=width, height=height, reveal=True, before=matrix)
 
 
 @settings

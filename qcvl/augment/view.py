@@ -2,17 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, compress
+from typing import Literal
 
 import numpy as np
 
 from qcvl.augment.actions import Reframe, Window
 from qcvl.geometry.affine import apply_affine, transform_shape, translation_matrix
-from qcvl.geometry.clip import clip_shape, min_area_quad
+from qcvl.geometry.clip import TOLERANCE_PX, clip_shape, min_area_quad
 from qcvl.geometry.norm import canonical, signed_area
 from qcvl.geometry.overlap import coverage
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Task
+
+FAR_PX = -1e9  # beyond every photo
 
 
 def frame_window(width: int, height: int) -> Window:
@@ -44,6 +47,15 @@ def _is_empty(window: Window) -> bool:
     return x2 <= x1 or y2 <= y1
 
 
+def _place(points: np.ndarray, window: Window) -> Literal["inside", "outside", "cut"]:
+    """Where points ``[N, 2]`` lie: all in the closed window, all beyond one of its sides, or neither is certain."""
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    x1, y1, x2, y2 = window
+    if left >= x1 and top >= y1 and right <= x2 and bottom <= y2:
+        return "inside"
+    return "outside" if right < x1 or bottom < y1 or left > x2 or top > y2 else "cut"
+
+
 def _coverage(parts: Sequence[Shape], window: Window) -> float:
     """Share of all ``parts`` together that lies in ``window``, by length or area."""
     if len(parts) == 1:
@@ -69,13 +81,26 @@ class Tracked:
     def start(cls, index: int, annotation: Annotation, frame: Window) -> "Tracked":
         """The object as recorded, cut to the photo's own frame."""
         whole = _exact(annotation.shape)
+        if _place(whole.points, frame) == "inside":
+            return cls(index, annotation, (whole,), 1.0)
         return cls(index, annotation, tuple(_cut(whole, frame)), coverage(whole, frame))
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """``(x1, y1, x2, y2)`` around all parts; far from any photo for an object without any."""
+        points = [part.points for part in self.parts]
+        around = points[0] if len(points) == 1 else np.concatenate(points or [np.full((1, 2), FAR_PX)])
+        return (*around.min(axis=0).tolist(), *around.max(axis=0).tolist())
 
     def carried(self, matrix: np.ndarray, visible: Window) -> "Tracked":
         """The object after ``matrix`` [3, 3], cut to ``visible``; shares multiply from step to step."""
         if _is_empty(visible):
             return replace(self, parts=(), share=0.0)
         moved = self._moved(matrix)
+        place = _place(np.concatenate([part.points for part in moved]), visible) if moved else "outside"
+        if place != "cut":  # most objects of a large photo lie wholly outside a small window: no geometry for them
+            inside = place == "inside"
+            return replace(self, parts=tuple(moved) if inside else (), share=self.share if inside else 0.0)
         parts = tuple(chain.from_iterable(_cut(part, visible) for part in moved))
         return replace(self, parts=parts, share=self.share * _coverage(moved, visible))
 
@@ -148,9 +173,24 @@ class View:
     def reframed(self, reframe: Reframe, min_coverage: float) -> "View":
         """The view after a barrier: objects carried and cut, those cut below ``min_coverage`` gone, no move waiting."""
         matrix, visible = reframe.matrix @ self.moves, reframe.visible(self.width, self.height)
-        carried = [(tracked, tracked.carried(matrix, visible)) for tracked in self.objects]
+        near = _reach(self.objects, matrix, visible)
+        carried = [(tracked, tracked.carried(matrix, visible)) for tracked in compress(self.objects, near)]
         kept = tuple(after for before, after in carried if _survives(before, after, min_coverage))
         return replace(self, width=reframe.width, height=reframe.height, objects=kept, moves=np.eye(3), touched=True)
+
+
+def _reach(objects: Sequence[Tracked], matrix: np.ndarray, window: Window) -> np.ndarray:
+    """Bool ``[N]``: False for objects whose bounds, moved by ``matrix``, lie beyond ``window``; exact for no other.
+
+    Most objects of a large photo are nowhere near a small window; for them this one product is all there is to do.
+    """
+    if not objects:
+        return np.zeros(0, dtype=bool)
+    bounds = np.array([tracked.bounds for tracked in objects])
+    low, high = bounds[:, :2], bounds[:, 2:]
+    centers = (low + high) / 2 @ matrix[:2, :2].T + matrix[:2, 2]
+    halves = (high - low) / 2 @ np.abs(matrix[:2, :2]).T + TOLERANCE_PX
+    return ((centers - halves <= window[2:]) & (centers + halves >= window[:2])).all(axis=1)
 
 
 def _survives(before: Tracked, after: Tracked, min_coverage: float) -> bool:

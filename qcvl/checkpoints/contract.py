@@ -9,6 +9,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from qcvl.errors import CheckpointError
 from qcvl.schema.settings import settings
+from qcvl.schema.types import Pairing
 
 CONTRACT_FILE = "qcvl.json"
 VERSION = 1
@@ -28,7 +29,8 @@ class Contract:
     """The processing contract of one checkpoint.
 
     ``min_pixels``/``max_pixels`` bound an image's area, sides are multiples of ``patch_factor``, ``resample`` is PIL's
-    name of the filter. ``prompts`` maps a task to its ``{"system", "user"}`` texts, ``tuner`` a tower to how it moved.
+    name of the filter. ``prompts`` maps a task to its ``{"system", "user"}`` texts, ``tuner`` a tower to how it moved,
+    ``pairing`` is what was seen of a photo and its template (see ``data.pairs``).
     """
 
     version: Literal[1]
@@ -42,6 +44,7 @@ class Contract:
     answer_format: dict[str, Any]
     prompts: dict[str, dict[str, str]]
     order: str
+    pairing: Pairing | None
     base: Base
     tuner: dict[str, str]
 

@@ -12,6 +12,7 @@ from qcvl.models.settings import Model, ModelSpec
 from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat
 from qcvl.schema.prompts import Prompts
+from qcvl.schema.types import Pairing
 from qcvl.tuning.settings import TOWERS, TrainingStage, Tuner
 
 RESAMPLE = "bicubic"
@@ -34,6 +35,7 @@ def describe(
     tuner: Tuner,
     answer_format: AnswerFormat,
     prompts: Prompts,
+    pairing: Pairing | None,
 ) -> Contract:
     """The processing contract of every checkpoint this run writes."""
     texts: dict[str, Any] = dataclasses.asdict(prompts)
@@ -49,6 +51,7 @@ def describe(
         answer_format=dataclasses.asdict(answer_format),
         prompts=texts,
         order=answer_format.order,
+        pairing=pairing,
         base=describe_base(model, processing.family.model_type),
         tuner={tower: tuner.way(tower, stage.towers) for tower in TOWERS},
     )

@@ -12,6 +12,7 @@ from qcvl.models.settings import Model, at_path
 from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat
 from qcvl.schema.prompts import Prompts, TaskPrompt
+from qcvl.schema.types import Pairing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reopened:
-    """A model with the processing, answer format and prompts it was trained with."""
+    """A model with the processing, answer format, prompts and pairing it was trained with."""
 
     model: "nn.Module"
     processing: Processing
     answer_format: AnswerFormat
     prompts: Prompts
+    pairing: Pairing | None
 
 
 def reopen(folder: Path, model: Model, *, merged: bool = False) -> Reopened:
@@ -56,6 +58,7 @@ def reopen(folder: Path, model: Model, *, merged: bool = False) -> Reopened:
         processing=replace(spec.load_processing(), min_pixels=contract.min_pixels, max_pixels=contract.max_pixels),
         answer_format=AnswerFormat(**contract.answer_format),
         prompts=Prompts(**{task: TaskPrompt(**texts) for task, texts in contract.prompts.items()}),
+        pairing=contract.pairing,
     )
 
 

@@ -55,6 +55,7 @@ def assemble(settings: Train) -> Run:
         max_length=settings.global_max_length,
         seed=settings.seed,
         grounding=settings.objective.aux_grounding > 0,
+        pairing=settings.data.pair,
         **shared,
     )
     module = settings.objective.setup(
@@ -62,7 +63,7 @@ def assemble(settings: Train) -> Run:
         lr_scheduler=settings.lr_scheduler,
         init_from=start,
         processing=processing,
-        contract=describe(**moved, **shared),
+        contract=describe(**moved, **shared, pairing=settings.data.pair),
         **moved,
     )
     loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]

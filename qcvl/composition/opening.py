@@ -34,4 +34,5 @@ def open_model(settings: Evaluate | Infer) -> "Reopened":
         )
     processing = settings.model.load_processing()
     answer_format = settings.answer.resolved(processing.family.emit_norm)
-    return Reopened(settings.model.load_model(), processing, answer_format, settings.prompts)
+    pairing = settings.data.pair if isinstance(settings, Evaluate) else None
+    return Reopened(settings.model.load_model(), processing, answer_format, settings.prompts, pairing)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from qcvl.augment.base import Compose
+from qcvl.data.cache import SampleCache
 from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
 from qcvl.data.encode import Encoder, true_answer
 from qcvl.data.images import image_size
@@ -21,17 +22,21 @@ from qcvl.models.text import plain_ids
 from qcvl.schema.answer import AnswerFormat
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
-from qcvl.schema.types import Task
+from qcvl.schema.types import Pairing, Task
 
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """One question to a model: a record, its number within its source, the task, and the prompts to ask with."""
+    """One question to a model: a record, its number within its source, the task, and the prompts to ask with.
+
+    ``pairing`` says what of a photo and its template the model sees (see ``data.pairs``).
+    """
 
     record: Record
     index: int
     task: Task
     prompts: Prompts
+    pairing: Pairing | None = None
 
 
 class VLDataModule(pl.LightningDataModule):
@@ -46,6 +51,7 @@ class VLDataModule(pl.LightningDataModule):
         max_length: the longest sample in tokens.
         seed: of sampling, order and augmentation.
         grounding: whether batches carry the auxiliary grounding targets.
+        pairing: what is seen of a photo and its template: the data's own choice, or a checkpoint's.
     """
 
     def __init__(
@@ -59,10 +65,12 @@ class VLDataModule(pl.LightningDataModule):
         max_length: int,
         seed: int,
         grounding: bool,
+        pairing: Pairing | None,
     ) -> None:
         super().__init__()
         self.data, self.processing, self.answer_format, self.prompts = data, processing, answer_format, prompts
         self.augment, self.max_length, self.seed, self.grounding = augment, max_length, seed, grounding
+        self.pairing = pairing
         self._opened: dict[str, list[OpenSource]] = {}
         self.classes: dict[str, int] = {}
 
@@ -99,12 +107,20 @@ class VLDataModule(pl.LightningDataModule):
     def train_dataset(self) -> SampleDataset:
         """Augmented training samples by (epoch, index)."""
         sources = [_limited(source, self.data.sample_limit) for source in self.sources("train")]
+        return self._dataset(sources, self.encoder(grounding=self.grounding), self.augment, self.data.cache_mb)
+
+    def _dataset(
+        self, sources: list[OpenSource], encoder: Encoder, augment: Compose | None, cache_mb: int
+    ) -> SampleDataset:
         return SampleDataset(
             sources=sources,
-            encoder=self.encoder(grounding=self.grounding),
-            augment=self.augment,
+            encoder=encoder,
+            augment=augment,
             seed=self.seed,
             dense_share=self.data.dense_share,
+            pairing=self.pairing,
+            crops=self.data.crops,
+            cache=SampleCache(cache_mb),
         )
 
     def train_dataloader(self) -> TrainLoader:
@@ -124,13 +140,7 @@ class VLDataModule(pl.LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         loaders = []
         for source in self.sources("val"):
-            dataset = SampleDataset(
-                sources=[replace(source, repeat=1)],
-                encoder=self.encoder(),
-                augment=None,
-                seed=self.seed,
-                dense_share=self.data.dense_share,
-            )
+            dataset = self._dataset([replace(source, repeat=1)], self.encoder(), augment=None, cache_mb=0)
             mine = [(0, index) for index in range(len(dataset))][rank::world_size]
             batches = [mine[i : i + self.data.val_batch_size] for i in range(0, len(mine), self.data.val_batch_size)]
             own = torch.Generator()  # iterating draws a seed: not from the global stream that training goes on with
@@ -149,7 +159,7 @@ class VLDataModule(pl.LightningDataModule):
         tasks: Sequence[Task] = ("dense", "summary") if source.sampling == "mixed" else (source.sampling,)
         records = [source.records[index] for index in range(len(source.records))[:limit]]
         return [
-            EvaluationItem(record, index, task, source.prompts)
+            EvaluationItem(record, index, task, source.prompts, self.pairing)
             for task in tasks
             for index, record in enumerate(records)
         ]

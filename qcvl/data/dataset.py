@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from qcvl.augment.base import Compose
+from qcvl.augment.crop import SampleCrop
+from qcvl.data.cache import SampleCache
 from qcvl.data.chat import IGNORE
 from qcvl.data.completeness import missing_parts
 from qcvl.data.encode import Encoder, Features
@@ -17,8 +20,9 @@ from qcvl.data.settings import Sampling, Source
 from qcvl.errors import DataError
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
-from qcvl.schema.types import Sample
+from qcvl.schema.types import Pairing, Sample
 
+FILL = 128  # grey where a window reaches beyond its photo; as augmentation and tiles fill
 CLASS_LIMIT = 255  # descs the auxiliary grounding loss tells apart
 Key = tuple[int, int]  # (epoch, index in that epoch)
 
@@ -57,13 +61,20 @@ def _check_complete(source: OpenSource) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleDataset(Dataset):
-    """Encoded samples by ``(epoch, index)``: equal keys give equal features in every worker, rank and run."""
+    """Encoded samples by ``(epoch, index)``: equal keys give equal features in every worker, rank and run.
+
+    ``pairing`` says what is seen of a photo and its template, ``crops`` which window of a photo, ``cache`` keeps
+    decoded photos (each worker process fills its own).
+    """
 
     sources: Sequence[OpenSource]
     encoder: Encoder
     augment: Compose | None
     seed: int
     dense_share: float
+    pairing: Pairing | None
+    crops: SampleCrop | None
+    cache: SampleCache
     _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -84,7 +95,11 @@ class SampleDataset(Dataset):
         source = self.sources[source_index]
         record = source.records[int(record_index)]
         draw = (self.seed, epoch, int(index))
-        sample = build_sample(record, choose_task(source.sampling, self.dense_share, draw))
+        task = choose_task(source.sampling, self.dense_share, draw)
+        place = (int(source_index), int(record_index))
+        sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
+        if self.crops is not None:
+            sample = window(self.crops)(sample, draw)
         if self.augment is not None:
             sample = self.augment(sample, draw)
         return sample, source.prompts, record.where
@@ -92,6 +107,19 @@ class SampleDataset(Dataset):
     def __getitem__(self, key: Key) -> Features | None:
         sample, prompts, where = self.sample(key)
         return self.encoder(sample, prompts.for_task(sample.task), where)
+
+
+@lru_cache(maxsize=8)
+def window(crops: SampleCrop) -> Compose:
+    """The pipeline of one op that cuts a sample's window, the same from all its photos."""
+    return Compose(
+        ops={"crop": crops},
+        order=["crop"],
+        min_coverage=crops.min_coverage,
+        bypass_prob=0.0,
+        fill=FILL,
+        share_draw=True,
+    )
 
 
 def collate(features: Sequence[Features | None]) -> dict[str, torch.Tensor]:

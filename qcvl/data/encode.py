@@ -116,7 +116,8 @@ class Encoder:
 def patchify(images: Sequence[np.ndarray], processing: Processing) -> tuple[np.ndarray, np.ndarray]:
     """All patches ``[N, patch dim]`` and grids ``[images, 3]`` of a sample's images."""
     pairs = [to_patches(image, processing) for image in images]
-    return np.concatenate([patches for patches, _ in pairs]), np.array([grid for _, grid in pairs], dtype=np.int64)
+    rows = pairs[0][0] if len(pairs) == 1 else np.concatenate([patches for patches, _ in pairs])
+    return rows, np.array([grid for _, grid in pairs], dtype=np.int64)
 
 
 def true_answer(

@@ -3,9 +3,10 @@
 import numpy as np
 
 from qcvl.data.images import load_image
+from qcvl.data.pairs import pair_images
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.records import Record
-from qcvl.schema.types import Sample, Task
+from qcvl.schema.types import Pairing, Sample, Task
 
 
 def record_error(record: Record, field: str, message: str) -> RecordError:
@@ -31,11 +32,27 @@ def load_photo(record: Record, index: int) -> np.ndarray:
     return image
 
 
-def build_sample(record: Record, task: Task) -> Sample:
-    """Decode a record's photos into a sample with all its annotations."""
+def build_sample(record: Record, task: Task, pairing: Pairing | None = None) -> Sample:
+    """Decode a record's photos into a sample with all its annotations; of a pair, what ``pairing`` shows of it.
+
+    Raises:
+        RecordError: for a photo that cannot be read, a template that is missing or of another size, or an object that
+            lies in an image the pairing leaves out.
+    """
     count = len(record.annotations)
+    wanted = 1 if pairing == "photo" else len(record.images)
+    try:
+        images = pair_images([load_photo(record, index) for index in range(wanted)], pairing)
+    except RecordError:
+        raise
+    except DataError as error:
+        raise record_error(record, "images[0]", str(error)) from error
+    for index, note in enumerate(record.annotations):
+        if note.image >= len(images):
+            found = f"lies in image {note.image}; of a pair the photo, image 0, carries the objects"
+            raise record_error(record, f"objects[{index}].image", f"{found}: move it, or set data.pair=null")
     return Sample(
-        images=tuple(load_photo(record, index) for index in range(len(record.images))),
+        images=images,
         annotations=record.annotations,
         task=task,
         summary=record.summary,

@@ -6,10 +6,12 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from qcvl.augment.crop import SampleCrop
 from qcvl.errors import DataError
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record, read_records
 from qcvl.schema.settings import settings
+from qcvl.schema.types import Pairing
 
 Sampling = Literal["dense", "summary", "mixed"]
 
@@ -95,6 +97,11 @@ class Data:
     ``train`` and ``val`` are a path, ``{name: path or source}``, or null for nothing. ``sampling=mixed`` makes a sample
     dense with probability ``dense_share`` and a summary otherwise. ``val_generate`` is how many validation records are
     answered by generation when the model is scored during training (0: none; null: all).
+
+    ``pair`` says what is seen of records that are an aligned photo and its template (see ``data.pairs``). With
+    ``crops`` a training sample is a window of its photos, and so is a record whose validation loss is taken (the same
+    window each time); answers by generation are about whole photos (see ``tiles``). ``cache_mb`` is the memory in MB in
+    which each process that loads samples keeps decoded photos: worth it where ``repeat`` shows each photo many times.
     """
 
     train: Sources | None
@@ -107,6 +114,9 @@ class Data:
     num_workers: int = Field(ge=0)
     overlong: Literal["error", "drop", "shrink_image"]
     sample_limit: int | None = Field(gt=0)
+    pair: Pairing | None
+    crops: SampleCrop | None
+    cache_mb: int = Field(ge=0)
 
     def prepare(self) -> None:
         """Make the files the sources name, where this data set knows how; plain files must exist already."""
@@ -134,17 +144,20 @@ class DemoData(Data):
 
 @settings
 class DeepPCBData(Data):
-    """DeepPCB photos cut into crops and written as JSONL into ``folder`` on first use; ``root`` is the data set."""
+    """DeepPCB pairs listed as JSONL in ``folder`` on first use; ``root`` is the data set.
+
+    ``held_back`` pairs of the official training list are kept apart, to choose thresholds on.
+    """
 
     root: str
     folder: str
-    crop: int = Field(gt=0)
+    held_back: int = Field(ge=0)
 
     def prepare(self) -> None:
-        """Convert the official train and test lists unless that was done for the same root and crop size."""
-        from qcvl.data.formats.deeppcb import write_crops
+        """Write the lists unless that was done for the same root and number held back."""
+        from qcvl.data.formats.deeppcb import write_lists
 
-        write_crops(Path(self.root), Path(self.folder), crop=self.crop)
+        write_lists(Path(self.root), Path(self.folder), self.held_back)
 
 
 def _as_source(source: str | Source) -> Source:

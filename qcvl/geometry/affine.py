@@ -56,6 +56,25 @@ def scale_matrix(sx: float, sy: float | None = None, center: tuple[float, float]
     return _about(center, np.diag([sx, sx if sy is None else sy]))
 
 
+def flip_turn_matrix(index: int, width: float, height: float) -> Matrix:
+    """The ``[3, 3]`` map of a ``width`` x ``height`` canvas under one of its eight flips and turns, exact.
+
+    0 to 3 keep the canvas' size: identity, left-right, top-bottom, half turn. 4 to 7 are the same followed by the
+    mirror at the diagonal (``x`` and ``y`` change places), which gives a canvas of ``height`` x ``width``: the diagonal
+    mirror, a quarter turn anticlockwise, one clockwise, and the mirror at the other diagonal.
+
+    >>> apply_affine([[10, 20]], flip_turn_matrix(6, 100, 50)).tolist()
+    [[30.0, 10.0]]
+    """
+    matrix = np.eye(3)
+    if index & 1:
+        matrix = hflip_matrix(width) @ matrix
+    if index & 2:
+        matrix = vflip_matrix(height) @ matrix
+    diagonal = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    return diagonal @ matrix if index & 4 else matrix
+
+
 def pixel_center_matrix(matrix: Matrix) -> Matrix:
     """The same map in OpenCV's coordinates, where pixel centres are integers, for ``cv2.warpAffine(…, result[:2])``."""
     return translation_matrix(-0.5, -0.5) @ matrix @ translation_matrix(0.5, 0.5)

@@ -34,9 +34,7 @@ def to_grid(points_N2: Sequence | Points, size_wh: tuple[int, int], emit_norm: E
     >>> to_grid([0, 0, 640, 480], (640, 480), "norm1000").tolist()
     [[0, 0], [1000, 1000]]
     """
-    limits = np.array(grid_limits(size_wh, emit_norm))
-    scaled = limits * as_points(points_N2) / np.array(size_wh)
-    return np.clip(np.floor(scaled + 0.5), 0, limits).astype(np.int64)
+    return _nearest(as_points(points_N2), size_wh, np.array(grid_limits(size_wh, emit_norm)))
 
 
 def from_grid(points_N2: Sequence | np.ndarray, size_wh: tuple[int, int], emit_norm: EmitNorm) -> Points:
@@ -44,15 +42,29 @@ def from_grid(points_N2: Sequence | np.ndarray, size_wh: tuple[int, int], emit_n
     return as_points(points_N2) * np.array(size_wh) / np.array(grid_limits(size_wh, emit_norm))
 
 
-def settle_on_grid(shape: Shape, size_wh: tuple[int, int], emit_norm: EmitNorm) -> tuple[np.ndarray, bool]:
+def settle_on_grid(
+    shape: Shape, size_wh: tuple[int, int], emit_norm: EmitNorm, step: int = 1
+) -> tuple[np.ndarray, bool]:
     """Int64 grid points ``[N, 2]`` of a shape that never collapse, and whether they would have (``degenerate``).
+
+    With ``step`` (a divisor of the grid's limits) all coordinates are multiples of it: cells are ``step`` times larger.
 
     A box keeps ``x1 < x2`` and ``y1 < y2``, a line keeps two different points, and a polygon whose grid points lie on
     one line becomes a four-cornered strip one cell thick. The added cell is the one the shape's middle lies in.
     """
-    limits = np.array(grid_limits(size_wh, emit_norm))
+    limits = np.array(grid_limits(size_wh, emit_norm)) // step
+    points, degenerate = _settle(shape, size_wh, limits)
+    return points * step, degenerate
+
+
+def _nearest(points: Points, size_wh: tuple[int, int], limits: np.ndarray) -> np.ndarray:
+    scaled = limits * points / np.array(size_wh)
+    return np.clip(np.floor(scaled + 0.5), 0, limits).astype(np.int64)
+
+
+def _settle(shape: Shape, size_wh: tuple[int, int], limits: np.ndarray) -> tuple[np.ndarray, bool]:
     middle = limits * (shape.points.min(axis=0) + shape.points.max(axis=0)) / 2 / np.array(size_wh)
-    grid = to_grid(shape.points, size_wh, emit_norm)
+    grid = _nearest(shape.points, size_wh, limits)
     if shape.kind == "bbox_2d":
         return _settle_box(grid, middle, limits)
     if shape.kind == "line":

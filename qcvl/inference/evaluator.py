@@ -85,7 +85,7 @@ def predict(
     predictions: list[Prediction] = []
     for start in range(0, len(items), RECORDS_AT_ONCE):
         part = items[start : start + RECORDS_AT_ONCE]
-        samples = [build_sample(item.record, item.task) for item in part]
+        samples = [build_sample(item.record, item.task, item.pairing) for item in part]
         requests = [
             Request(sample.images, item.prompts.for_task(item.task), max_new_tokens)
             for item, sample in zip(part, samples, strict=True)

@@ -71,8 +71,9 @@ def _cut(image: np.ndarray, processing: Processing) -> tuple[np.ndarray, tuple[i
     rows, columns = image.shape[0] // side, image.shape[1] // side
     mean, std = np.asarray(family.image_mean, np.float32), np.asarray(family.image_std, np.float32)
     levels = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std  # [256, 3]: uint8 value -> model's number
-    values = np.stack([levels[:, channel][image[..., channel]] for channel in range(3)])  # [3, H, W]
-    blocks = values.reshape(3, rows // merge, merge, side, columns // merge, merge, side)
-    blocks = blocks.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
-    shape = (*blocks.shape[:5], time, side, side)
-    return np.broadcast_to(blocks, shape).reshape(rows * columns, family.patch_values), (1, rows, columns)
+    blocks = image.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+    pixels = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, 1, side * side)  # moved while still bytes
+    patches = np.empty((rows * columns, 3, time, side * side), dtype=np.float32)
+    for channel in range(3):
+        patches[:, channel] = levels[:, channel][pixels[:, channel]]
+    return patches.reshape(rows * columns, family.patch_values), (1, rows, columns)

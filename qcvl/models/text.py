@@ -1,5 +1,6 @@
 """Text in and out of a tokenizer without a user's words ever becoming special tokens."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -10,8 +11,13 @@ from qcvl.models.spec import Processing
 
 def render(processing: Processing, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
     """The conversation as the checkpoint's chat template writes it."""
+    return _rendered(processing, json.dumps(list(messages)), add_generation_prompt)
+
+
+@lru_cache(maxsize=1024)  # with marks in place of users' texts, all samples of one form are one conversation
+def _rendered(processing: Processing, messages: str, add_generation_prompt: bool) -> str:
     return processing.tokenizer.apply_chat_template(
-        list(messages),
+        json.loads(messages),
         chat_template=processing.chat_template,
         tokenize=False,
         add_generation_prompt=add_generation_prompt,

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
 
 from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.geometry.grid import EmitNorm, from_grid, settle_on_grid
@@ -30,15 +32,26 @@ class AnswerFormat:
         emit_norm: The coordinate grid: 0..1000, 0..100, whole pixels (``none``), or the model family's own (``auto``).
         order: Objects are sorted by (y, x) of their reference point or of their centre.
         key_order: Geometry or description first within an object.
+        step: Coordinates are rounded to multiples of this many grid cells: 10 of 1000 cells suit a photo of some 100
+            pixels, where finer digits would be noise to learn.
         points: Coordinates flat ``[x1, y1, …]`` or as pairs ``[[x1, y1], …]``.
         form: ``{"object_1": {…, "desc": …}, …}`` or the cookbooks' list ``[{…, "label": …}, …]``.
     """
 
     emit_norm: EmitNorm | Literal["auto"]
+    step: Annotated[int, Field(ge=1)]
     order: Order
     key_order: Literal["geometry_first", "desc_first"]
     points: Literal["flat", "pairs"]
     form: Literal["objects", "list"]
+
+    def __post_init__(self) -> None:
+        cells = {"norm1000": 1000, "norm100": 100}.get(self.emit_norm, 1)  # auto may become pixels, which stay whole
+        if cells % self.step:
+            raise ConfigError(
+                f"answer.step: {self.step} does not divide the grid of emit_norm={self.emit_norm} ({cells} cells); "
+                "use a divisor, such as 1 or 10"
+            )
 
     def resolved(self, family_norm: EmitNorm) -> "AnswerFormat":
         """This format with ``emit_norm=auto`` replaced by the grid of the model's family."""
@@ -53,7 +66,7 @@ class AnswerFormat:
 
 
 DEFAULT_FORMAT = AnswerFormat(
-    emit_norm="norm1000", order="reference", key_order="geometry_first", points="flat", form="objects"
+    emit_norm="norm1000", step=1, order="reference", key_order="geometry_first", points="flat", form="objects"
 )
 
 
@@ -165,7 +178,7 @@ def _canonical(shape: Shape, keep_vertex_order: bool) -> Shape:
 def _object(annotation: Annotation, sizes: Sequence[Size], answer_format: AnswerFormat) -> dict[str, Any]:
     if annotation.image >= len(sizes):
         raise DataError(f"an annotation lies in image {annotation.image} but {len(sizes)} image sizes are given")
-    points, _ = settle_on_grid(annotation.shape, sizes[annotation.image], answer_format.grid)
+    points, _ = settle_on_grid(annotation.shape, sizes[annotation.image], answer_format.grid, answer_format.step)
     geometry = write_shape(annotation.shape.kind, points.tolist(), nested=answer_format.points == "pairs")
     desc = {"label" if answer_format.form == "list" else "desc": annotation.desc}
     image = {"image": annotation.image} if len(sizes) > 1 else {}

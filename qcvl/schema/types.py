@@ -10,6 +10,7 @@ import numpy as np
 from qcvl.geometry.shapes import Shape
 
 Task = Literal["dense", "summary", "chat"]
+Pairing = Literal["fused", "photo"]  # what is seen of a photo and its template; see data.pairs
 TASKS: tuple[Task, ...] = ("dense", "summary", "chat")
 
 

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from qcvl.tuning.muon import StackedMuon
+
 
 class MuonWithAdamW(Optimizer):
-    """``torch.optim.Muon`` on the groups flagged ``matrix`` and ``torch.optim.AdamW`` on the others.
+    """``StackedMuon`` on the groups flagged ``matrix`` and ``torch.optim.AdamW`` on the others.
 
-    The steps are torch's own: both optimizers work on this one's state and groups, so that ``state_dict``, schedulers
+    The steps are torch's: both optimizers work on this one's state and groups, so that ``state_dict``, schedulers
     and hooks see a single optimizer. A group's ``lr`` is AdamW's rate; Muon steps by ``lr * lr_scale``.
 
     Args:
@@ -27,7 +29,7 @@ class MuonWithAdamW(Optimizer):
             group.setdefault("matrix", False)
         matrix = [{**group, "lr_scale": lr_scale} for group in groups if group["matrix"]]
         other = [group for group in groups if not group["matrix"]]
-        self._muon = torch.optim.Muon(matrix, **muon) if matrix else None
+        self._muon = StackedMuon(matrix, **muon) if matrix else None
         self._adamw = torch.optim.AdamW(other, **adamw) if other else None
         super().__init__([group for part in self._parts() for group in part.param_groups], defaults={})
 

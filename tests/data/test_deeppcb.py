@@ -2,23 +2,15 @@
 
 import re
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from qcvl.data.formats import deeppcb
-from qcvl.data.formats.deeppcb import (
-    CLASSES,
-    choose_window,
-    fuse,
-    read_pairs,
-    summarize,
-    to_records,
-    visible_defects,
-    write_crops,
-)
+from qcvl.data.formats.deeppcb import CLASSES, read_pairs, summarize, to_records, write_lists
+from qcvl.data.samples import build_sample, load_photo
 from qcvl.errors import DataError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.records import read_records
@@ -56,11 +48,6 @@ def root(tmp_path):
     return top.parent
 
 
-@pytest.fixture
-def few_crops(monkeypatch):
-    monkeypatch.setattr(deeppcb, "CROPS", {"train": 41, "val": 10})
-
-
 def test_pairs_come_with_their_template_defects_and_board_in_the_order_of_the_list(root):
     pairs = list(read_pairs(root, "train"))
     assert [(pair.name, pair.board, pair.template.name) for pair in pairs] == [
@@ -89,12 +76,12 @@ def test_a_missing_photo_list_or_folder_is_named(root, tmp_path):
 
 def test_a_whole_photo_is_a_record_with_a_path_that_is_relative_where_the_photo_lies_below_the_file(root, tmp_path):
     (record,) = to_records(root, "val", tmp_path)
-    assert record.images == ("deeppcb/PCBData/group9/9/0002_test.jpg",)
-    assert (record.sizes, record.summary) == (((SIDE, SIDE),), "short x1")
-    assert record.metadata == {"board": "9", "template": "deeppcb/PCBData/group9/9/0002_temp.jpg"}
+    assert record.images == tuple(f"deeppcb/PCBData/group9/9/0002_{kind}.jpg" for kind in ("test", "temp"))
+    assert (record.sizes, record.summary) == (((SIDE, SIDE),) * 2, "short x1")
+    assert record.metadata == {"board": "9"}
     assert record.annotations == (defect(60, 80, 100, 110, "short"),)
     (record,) = to_records(root, "val", tmp_path / "other")
-    assert record.images == (str(root / "PCBData/group9/9/0002_test.jpg"),)
+    assert record.images[0] == str(root / "PCBData/group9/9/0002_test.jpg")
 
 
 def test_a_summary_counts_classes_in_a_fixed_order():
@@ -104,72 +91,35 @@ def test_a_summary_counts_classes_in_a_fixed_order():
     assert summarize([]) == "no defects"
 
 
-def test_the_channels_are_photo_template_and_their_difference(root):
-    (pair,) = read_pairs(root, "val")
-    red, green, blue = fuse(pair).transpose(2, 0, 1).astype(int)
-    assert np.array_equal(blue, np.abs(red - green))
-    inside, outside = blue[85:105, 65:85], blue[:60]  # of the defect, up to what JPEG rounds
-    assert inside.min() > 200 and outside.max() < 40
+def test_the_lists_keep_pairs_apart_and_name_each_once(root, tmp_path):
+    folder = write_lists(root, tmp_path / "lists", held_back=1)
+    parts = {name: read_records(folder / f"{name}.jsonl") for name in ("train", "dev", "test")}
+    names = {name: [Path(record.images[0]).stem for record in records] for name, records in parts.items()}
+    assert sorted(names["train"] + names["dev"]) == ["0001_test", "0003_test"] and len(names["dev"]) == 1
+    assert names["test"] == ["0002_test"]
+    (record,) = parts["test"]
+    photo, template = (load_photo(record, index) for index in (0, 1))
+    assert photo.shape == template.shape == (SIDE, SIDE, 3)
+    again = write_lists(root, tmp_path / "again", held_back=1)
+    for name in parts:
+        assert (again / f"{name}.jsonl").read_text() == (folder / f"{name}.jsonl").read_text()
 
 
-def test_half_a_defect_is_listed_and_clipped_and_less_is_not():
-    half, less, outside = defect(90, 10, 110, 30), defect(91, 40, 111, 60), defect(150, 10, 160, 20)
-    assert visible_defects([half, less, outside], (0, 0), 100) == (defect(90, 10, 100, 30),)
-    assert visible_defects([half], (80, 5), 100) == (defect(10, 5, 30, 25),)
+def test_lists_are_made_once_and_another_number_held_back_replaces_them(root, tmp_path):
+    folder = write_lists(root, tmp_path / "lists", held_back=1)
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    write_lists(root, folder, held_back=1)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    write_lists(root, folder, held_back=0)
+    assert len(read_records(folder / "train.jsonl")) == 2 and (folder / "dev.jsonl").read_text() == ""
 
 
-def test_four_windows_in_five_hold_a_whole_defect_and_the_others_none():
-    shapes = [defect(*box[:4]).shape for box in DEFECTS["0001"]]
-    whole = 0
-    for number in range(500):
-        x, y = choose_window(shapes, (SIDE, SIDE), 64, np.random.default_rng(number))
-        assert 0 <= x <= SIDE - 64 and 0 <= y <= SIDE - 64
-        seen = visible_defects([Annotation(shape, "open") for shape in shapes], (x, y), 64)
-        assert len(seen) <= 1
-        whole += len(seen)
-        if seen:
-            assert np.prod(np.ptp(seen[0].shape.points, axis=0)) in (30 * 30, 30 * 40)
-    assert abs(whole / 500 - 0.8) < 4 * np.sqrt(0.8 * 0.2 / 500)  # four standard deviations
-
-
-def test_a_defect_larger_than_the_window_is_shown_by_its_middle():
-    (x, y) = choose_window([Shape("bbox_2d", [[20, 50], [180, 80]])], (SIDE, SIDE), 64, np.random.default_rng(0))
-    assert x + 32 == 100 and y <= 50 and y + 64 >= 80
-
-
-def test_crops_are_valid_records_and_the_pixels_of_their_window(root, tmp_path, few_crops):
-    folder = write_crops(root, tmp_path / "crops", crop=64)
-    counts = {}
-    for split in ("train", "val"):
-        pairs = {pair.name: pair for pair in read_pairs(root, split)}
-        records = read_records(folder / f"{split}.jsonl")
-        counts[split] = Counter(record.metadata["photo"] for record in records)
-        for record in records:
-            x, y = record.metadata["window"]
-            crop = cv2.imread(str(record.image_path()))[..., ::-1]
-            pair = pairs[record.metadata["photo"]]
-            assert np.array_equal(crop, fuse(pair)[y : y + 64, x : x + 64])
-            assert record.annotations == visible_defects(pair.defects, (x, y), 64)
-            assert record.summary == summarize(record.annotations) and record.sizes == ((64, 64),)
-    assert counts == {"train": {"0001": 21, "0003": 20}, "val": {"0002": 10}}
-
-
-def test_crops_are_made_once_and_alike_and_another_size_replaces_them(root, tmp_path, few_crops):
-    folder, other = (write_crops(root, tmp_path / name, crop=64) for name in ("crops", "other"))
-    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
-    assert files == {path.relative_to(other): path.read_bytes() for path in other.rglob("*.*")}
-    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    write_crops(root, folder, crop=64)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
-    assert read_records(write_crops(root, folder, crop=32) / "val.jsonl")[0].sizes == ((32, 32),)
-
-
-def test_a_crop_larger_than_a_photo_and_a_folder_of_something_else_are_refused(root, tmp_path, few_crops):
-    with pytest.raises(DataError, match="0001_test.jpg is 200x200, smaller than a crop of 201 pixels"):
-        write_crops(root, tmp_path / "crops", crop=201)
-    assert not (tmp_path / "crops").exists()
-    with pytest.raises(DataError, match="is no DeepPCB crops"):
-        write_crops(root, root, crop=64)
+def test_more_pairs_held_back_than_listed_and_a_folder_of_something_else_are_refused(root, tmp_path):
+    with pytest.raises(DataError, match=r"trainval\.txt lists 2 pairs, 2 are to be held back; lower held_back"):
+        write_lists(root, tmp_path / "lists", held_back=2)
+    assert not (tmp_path / "lists").exists()
+    with pytest.raises(DataError, match="is no DeepPCB lists"):
+        write_lists(root, root, held_back=0)
 
 
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the DeepPCB data are not at {REAL}")
@@ -190,11 +140,11 @@ def labels_of(pair):
 
 
 @real
-def test_real_defects_lie_inside_their_photos_and_show_in_the_difference():
-    for pair in list(read_pairs(REAL, "val"))[:10]:
-        pixels = fuse(pair)
+def test_real_defects_lie_inside_their_photos_and_show_in_the_difference(tmp_path):
+    for record in islice(to_records(REAL, "val", tmp_path), 10):
+        (pixels,) = build_sample(record, "dense", "fused").images
         assert pixels.shape == (640, 640, 3)
-        for note in pair.defects:
+        for note in record.annotations:
             x1, y1, x2, y2 = map(int, note.shape.bounds)
             assert 0 <= x1 < x2 <= 640 and 0 <= y1 < y2 <= 640
             assert pixels[y1:y2, x1:x2, 2].max() > 128

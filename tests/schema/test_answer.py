@@ -21,6 +21,7 @@ def answer_format(**changes):
     return AnswerFormat(
         **{
             "emit_norm": "norm1000",
+            "step": 1,
             "order": "reference",
             "key_order": "geometry_first",
             "points": "flat",

@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from qcvl.data.images import image_size
 from qcvl.data.prepared import prepare_folder
 from qcvl.errors import DataError, RecordError
-from qcvl.geometry.affine import transform_shape, translation_matrix
-from qcvl.geometry.clip import clip_shape
-from qcvl.geometry.overlap import coverage
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
@@ -30,12 +26,8 @@ LISTS: dict[Split, str] = {"train": "trainval.txt", "val": "test.txt"}
 CLASSES = {"1": "open", "2": "short", "3": "mousebite", "4": "spur", "5": "copper", "6": "pin-hole"}  # of its README
 NO_DEFECTS = "no defects"
 
-VERSION = 1  # raise it when the crops change: folders of another version are made anew
-SEED = 0
-CROPS: dict[Split, int] = {"train": 4000, "val": 400}
-EMPTY_SHARE = 0.2  # of the crops are looked for where there is no defect
-MIN_VISIBLE = 0.5  # share of a defect's area that a crop must show to list it
-TRIES = 30  # windows drawn before one that cuts a defect is taken
+VERSION = 1  # raise it when the lists change: folders of another version are made anew
+HOLD_BACK_SEED = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +69,18 @@ def read_pairs(root: Path, split: Split) -> Iterator[Pair]:
 
 
 def to_records(root: Path, split: Split, folder: Path) -> Iterator[Record]:
-    """Whole photos as records for a JSONL file in ``folder``: photos below it get relative paths, others absolute ones.
+    """Pairs as records of two images, photo and template, for a JSONL file in ``folder``.
 
-    ``metadata`` names the board and the template's path.
+    Images below the folder get relative paths, others absolute ones; ``metadata`` names the board.
     """
     for pair in read_pairs(root, split):
+        files = (pair.photo, pair.template)
         yield Record(
-            images=(_written(pair.photo, folder),),
+            images=tuple(_written(file, folder) for file in files),
             annotations=pair.defects,
-            sizes=(image_size(pair.photo),),
+            sizes=tuple(image_size(file) for file in files),
             summary=summarize(pair.defects),
-            metadata={"board": pair.board, "template": _written(pair.template, folder)},
+            metadata={"board": pair.board},
         )
 
 
@@ -97,120 +90,34 @@ def summarize(defects: Sequence[Annotation]) -> str:
     return ", ".join(f"{name} x{counts[name]}" for name in CLASSES.values() if counts[name]) or NO_DEFECTS
 
 
-def write_crops(root: Path, folder: Path, crop: int = 128) -> Path:
-    """Cut ``crop`` x ``crop`` px windows at native resolution into ``folder`` (some seconds), unless that was done.
+def write_lists(root: Path, folder: Path, held_back: int) -> Path:
+    """Write the official lists as JSONL files of pairs into ``folder``, unless that was done; no photo is copied.
 
-    ``folder`` then holds ``images/``, ``train.jsonl`` (from the official trainval list) and ``val.jsonl`` (from test).
-    A crop's red, green and blue are the photo, its template and their absolute difference: a small model that sees
-    only the photo would have to know every board by heart. Four crops in five are aimed at a defect and the others at
-    none; windows that cut a defect are avoided where possible, and a cut defect is listed when half of it shows.
+    ``train.jsonl`` has the trainval list but for ``held_back`` pairs, which are in ``dev.jsonl``: a part to choose
+    thresholds on that the official test list, in ``test.jsonl``, does not belong to.
 
     Raises:
-        DataError: when ``root`` is not the data set, a photo is smaller than ``crop``, or ``folder`` holds other files.
+        DataError: when ``root`` is not the data set, or ``folder`` holds other files.
     """
-    recipe = {
-        "data": "DeepPCB crops",
-        "version": VERSION,
-        "seed": SEED,
-        "root": str(root.resolve()),
-        "crop": crop,
-        "counts": CROPS,
-    }
-    return prepare_folder(folder, recipe, lambda draft: _write_all(root, draft, crop))
+    recipe = {"data": "DeepPCB lists", "version": VERSION, "root": str(root.resolve()), "held_back": held_back}
+    return prepare_folder(folder, recipe, lambda draft: _write_lists(root, draft, held_back))
 
 
-def _write_all(root: Path, folder: Path, crop: int) -> None:
-    (folder / "images").mkdir()
-    for stream, (split, count) in enumerate(CROPS.items()):
-        pairs = list(read_pairs(root, split))
-        if not pairs:
-            raise DataError(f"{root / 'PCBData' / LISTS[split]} lists no photo; copy the data set again")
-        share = np.bincount(np.arange(count) * len(pairs) // count, minlength=len(pairs))  # crops of each photo
-        lines: list[str] = []
-        for number, (pair, crops) in enumerate(zip(pairs, share.tolist(), strict=True)):
-            pixels = fuse(pair) if crops else np.empty(0)
-            for index in range(crops):
-                random = np.random.default_rng([SEED, stream, number, index])
-                name = f"images/{split}_{pair.name}_{index}.png"
-                lines.append(_write_crop(folder, name, pair, pixels, crop, random))
-        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def _write_crop(folder: Path, name: str, pair: Pair, pixels: np.ndarray, crop: int, random: np.random.Generator) -> str:
-    """Write one crop as PNG and return its JSONL line."""
-    height, width = pixels.shape[:2]
-    if min(height, width) < crop:
-        found = f"{pair.photo} is {width}x{height}, smaller than a crop of {crop} pixels"
-        raise DataError(f"{found}; set data.crop to {min(height, width)} or less")
-    x, y = choose_window([defect.shape for defect in pair.defects], (width, height), crop, random)
-    cv2.imwrite(str(folder / name), pixels[y : y + crop, x : x + crop, ::-1])  # OpenCV writes blue first
-    seen = visible_defects(pair.defects, (x, y), crop)
-    record = Record(
-        images=(name,),
-        annotations=seen,
-        sizes=((crop, crop),),
-        summary=summarize(seen),
-        metadata={"board": pair.board, "photo": pair.name, "window": [x, y]},
-    )
-    return record.to_json() + "\n"
-
-
-def fuse(pair: Pair) -> np.ndarray:
-    """Photo, template and their absolute difference as the channels of uint8 ``[H, W, 3]``."""
-    photo, template = _read_grey(pair.photo), _read_grey(pair.template)
-    if photo.shape != template.shape:
-        raise DataError(f"{pair.photo} and {pair.template} differ in size; copy them again")
-    return np.stack([photo, template, cv2.absdiff(photo, template)], axis=2)
-
-
-def choose_window(
-    shapes: Sequence[Shape], size_wh: tuple[int, int], crop: int, random: np.random.Generator
-) -> tuple[int, int]:
-    """``(x, y)`` of the top left pixel of a window: with one defect wholly in it, or (``EMPTY_SHARE``) with none.
-
-    The last one drawn is taken when every one of ``TRIES`` cuts a defect.
-    """
-    width, height = size_wh
-    aim = shapes[int(random.integers(len(shapes)))] if shapes and random.random() >= EMPTY_SHARE else None
-    ranges = [(0, width - crop), (0, height - crop)]
-    if aim is not None:
-        x1, y1, x2, y2 = aim.bounds
-        ranges = [_around(x1, x2, crop, width), _around(y1, y2, crop, height)]
-    x = y = 0
-    for _ in range(TRIES):
-        x, y = (int(random.integers(low, high + 1)) for low, high in ranges)
-        shares = [coverage(shape, (x, y, x + crop, y + crop)) for shape in shapes]
-        if all(share == 0 or (share == 1 and aim is not None) for share in shares):
-            break
-    return x, y
-
-
-def visible_defects(defects: Sequence[Annotation], corner_xy: tuple[int, int], crop: int) -> tuple[Annotation, ...]:
-    """The defects a window shows to at least ``MIN_VISIBLE``, clipped to it, in its pixels."""
-    x, y = corner_xy
-    window, move = (x, y, x + crop, y + crop), translation_matrix(-x, -y)
-    return tuple(
-        Annotation(part, defect.desc)
-        for defect in defects
-        if coverage(defect.shape, window) >= MIN_VISIBLE
-        for part in clip_shape(transform_shape(defect.shape, move), crop, crop)
-    )
-
-
-def _around(start: float, end: float, crop: int, side: int) -> tuple[int, int]:
-    """The first and last offset of a window along one side that holds ``start..end`` (its middle, when longer)."""
-    if end - start > crop:
-        middle = min(max(round((start + end - crop) / 2), 0), side - crop)
-        return middle, middle
-    return max(int(np.ceil(end)) - crop, 0), min(int(start), side - crop)
-
-
-def _read_grey(path: Path) -> np.ndarray:
-    """uint8 ``[H, W]``; OpenCV decodes straight to grey, several times faster than by way of RGB."""
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise DataError(f"{path} is not a readable image; copy it again")
-    return image
+def _write_lists(root: Path, folder: Path, held_back: int) -> None:
+    official = {split: list(to_records(root, split, folder)) for split in LISTS}
+    for split, records in official.items():
+        listing = root / "PCBData" / LISTS[split]
+        if not records:
+            raise DataError(f"{listing} lists no pair; copy the data set again")
+        if split == "train" and len(records) <= held_back:
+            raise DataError(f"{listing} lists {len(records)} pairs, {held_back} are to be held back; lower held_back")
+    chosen = set(np.random.default_rng(HOLD_BACK_SEED).permutation(len(official["train"]))[:held_back].tolist())
+    parts: dict[str, list[Record]] = {"train": [], "dev": [], "test": official["val"]}
+    for index, record in enumerate(official["train"]):
+        parts["dev" if index in chosen else "train"].append(record)
+    for name, records in parts.items():
+        text = "".join(record.to_json() + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def _read_defects(path: Path) -> Iterator[Annotation]:
