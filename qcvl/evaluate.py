@@ -19,6 +19,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from qcvl.inference.evaluator import log_keys, write_predictions
     from qcvl.inference.hf import HFPredictor
     from qcvl.inference.panels import write_panels
+    from qcvl.inference.tiles import with_tiles
     from qcvl.viz.report import headline, results_table
 
     opened = open_model(settings)
@@ -35,7 +36,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     )
     datamodule.prepare_data()
     datamodule.setup("validate")
-    predictor = HFPredictor(opened.model, opened.processing, settings.generation)
+    whole = HFPredictor(opened.model, opened.processing, settings.generation)
+    predictor = with_tiles(whole, settings.tiles, opened.answer_format)
     results = evaluate_sources(predictor, datamodule, settings.limit)
     folder = Path(settings.paths.output_dir)
     metrics = log_keys(results)

@@ -1,6 +1,7 @@
 """``python -m qcvl.infer``: answers about a photo, a folder or a JSONL file, as JSONL and drawn on the photos."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,9 @@ from omegaconf import DictConfig
 
 from qcvl import config
 from qcvl.composition.opening import open_model
+from qcvl.data.written import rescale
 from qcvl.errors import DataError
+from qcvl.schema.answer import AnswerFormat, render_answer
 from qcvl.schema.records import Record, read_records
 
 if TYPE_CHECKING:
@@ -18,7 +21,10 @@ PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def infer(cfg: DictConfig) -> None:
-    """Answer about every photo of ``input``; writes predictions.jsonl and, with ``overlays``, one PNG a photo."""
+    """Answer about every photo of ``input``; writes predictions.jsonl and, with ``overlays``, one PNG a photo.
+
+    predictions.jsonl holds every object with its score; printed and drawn are those that score ``threshold`` or more.
+    """
     settings = config.build(cfg)
     records = records_of(Path(settings.input))
     from rich.console import Console
@@ -26,9 +32,11 @@ def infer(cfg: DictConfig) -> None:
     from qcvl.data.datamodule import EvaluationItem
     from qcvl.inference.evaluator import predict, write_predictions
     from qcvl.inference.hf import HFPredictor
+    from qcvl.inference.tiles import with_tiles
 
     opened = open_model(settings)
-    predictor = HFPredictor(opened.model, opened.processing, settings.generation)
+    whole = HFPredictor(opened.model, opened.processing, settings.generation)
+    predictor = with_tiles(whole, settings.tiles, opened.answer_format)
     items = [
         EvaluationItem(record, index, settings.task, opened.prompts, opened.pairing)
         for index, record in enumerate(records)
@@ -37,10 +45,11 @@ def infer(cfg: DictConfig) -> None:
     folder = Path(settings.paths.output_dir)
     write_predictions(folder / "predictions.jsonl", predictions)
     console = Console()
-    for prediction in predictions[:10]:
+    shown = [above(prediction, settings.threshold, opened.answer_format) for prediction in predictions]
+    for prediction in shown[:10]:
         console.print(f"{prediction.images[0]}: {prediction.text}", highlight=False, markup=False, soft_wrap=True)
     if settings.overlays and settings.task == "dense":
-        draw_overlays(records, predictions, folder / "overlays")
+        draw_overlays(records, shown, folder / "overlays")
         console.print(f"overlays    {folder / 'overlays'}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"predictions {folder / 'predictions.jsonl'}", highlight=False, markup=False, soft_wrap=True)
 
@@ -62,6 +71,21 @@ def records_of(source: Path) -> list[Record]:
     else:
         raise DataError(f"{source} not found; give a photo, a folder of photos or a JSONL file: input=/abs/photos")
     return [Record(images=(str(photo.resolve()),), annotated=False) for photo in photos]
+
+
+def above(prediction: "Prediction", threshold: float, answer_format: AnswerFormat) -> "Prediction":
+    """The prediction with only those objects that score ``threshold`` or more, and a text that lists just these.
+
+    Where none scores less it stays as it is, word for word.
+    """
+    kept = [number for number, score in enumerate(prediction.scores) if score >= threshold]
+    if len(kept) == len(prediction.scores):
+        return prediction
+    notes = tuple(prediction.answer.annotations[number] for number in kept)
+    written = rescale(notes, prediction.sizes, prediction.text_sizes)
+    text = render_answer(written, prediction.text_sizes, answer_format=replace(answer_format, step=1))
+    scores = tuple(prediction.scores[number] for number in kept)
+    return replace(prediction, text=text, answer=replace(prediction.answer, annotations=notes), scores=scores)
 
 
 def draw_overlays(records: Sequence[Record], predictions: Sequence["Prediction"], folder: Path) -> None:

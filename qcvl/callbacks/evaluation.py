@@ -9,7 +9,8 @@ from qcvl.data.datamodule import VLDataModule
 from qcvl.inference.evaluator import evaluate, log_keys
 from qcvl.inference.hf import HFPredictor
 from qcvl.inference.panels import write_panels
-from qcvl.inference.settings import Generation
+from qcvl.inference.settings import Generation, Tiles
+from qcvl.inference.tiles import with_tiles
 
 
 class GenerationEvaluation(pl.Callback):
@@ -19,13 +20,18 @@ class GenerationEvaluation(pl.Callback):
     process. With several sources ``eval/<metric>`` holds the same metrics over all of them.
 
     Args:
+        generation: how answers are written.
+        tiles: how photos are cut up (None: they are answered whole).
         limit: how many records of each source to answer (0: none, None: all).
         folder: where overlays of truth and prediction go.
         panels: how many pictures to draw of each source, the same photos each time (0: none).
     """
 
-    def __init__(self, *, generation: Generation, limit: int | None, folder: str, panels: int) -> None:
-        self.generation, self.limit, self.folder, self.panels = generation, limit, Path(folder), panels
+    def __init__(
+        self, *, generation: Generation, tiles: Tiles | None, limit: int | None, folder: str, panels: int
+    ) -> None:
+        self.generation, self.tiles, self.limit = generation, tiles, limit
+        self.folder, self.panels = Path(folder), panels
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Generate, score, log and draw."""
@@ -35,7 +41,8 @@ class GenerationEvaluation(pl.Callback):
         if model is None or not isinstance(trainer.datamodule, VLDataModule):
             raise TypeError("GenerationEvaluation needs a module with a model, and a VLDataModule")
         datamodule = trainer.datamodule
-        predictor = HFPredictor(model, datamodule.processing, self.generation)
+        whole = HFPredictor(model, datamodule.processing, self.generation)
+        predictor = with_tiles(whole, self.tiles, datamodule.answer_format)
         results = evaluate(predictor, datamodule, self.limit)
         pl_module.log_dict(log_keys(results), batch_size=1, sync_dist=True)  # equal on all ranks already
         if self.panels and trainer.is_global_zero:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from qcvl.schema.settings import settings
 
@@ -43,11 +43,13 @@ class Train(Root):
     """``python -m qcvl.train``.
 
     ``resume`` is None for a fresh start (also after ``resume=auto`` that found nothing), else a checkpoint folder.
+    ``tiles`` None validates whole photos.
     """
 
     global_max_length: PositiveInt
     resume: Annotated[str | None, BeforeValidator(lambda value: None if value == "auto" else value)]
     generation: Any
+    tiles: Any
     model: Any
     prompts: Any
     answer: Any
@@ -65,13 +67,17 @@ class Train(Root):
 
 @settings
 class Evaluate(Root):
-    """``python -m qcvl.evaluate``: ``checkpoint`` is a folder or None (``model`` as it is); ``limit`` None is all."""
+    """``python -m qcvl.evaluate``: ``checkpoint`` is a folder or None (``model`` as it is); ``limit`` None is all.
+
+    ``tiles`` None asks about whole photos.
+    """
 
     checkpoint: str | None
     global_max_length: PositiveInt
     limit: PositiveInt | None
     panels: NonNegativeInt
     generation: Any
+    tiles: Any
     model: Any
     prompts: Any
     answer: Any
@@ -82,14 +88,17 @@ class Evaluate(Root):
 class Infer(Root):
     """``python -m qcvl.infer``: ``input`` is a photo, a folder of photos or a JSONL file.
 
-    ``prompts`` and ``answer`` None are the checkpoint's own.
+    ``prompts`` and ``answer`` None are the checkpoint's own; ``tiles`` None asks about whole photos. Objects that score
+    below ``threshold`` are neither printed nor drawn.
     """
 
     checkpoint: str | None
     input: str
     task: Literal["dense", "summary"]
     overlays: bool
+    threshold: Annotated[float, Field(ge=0, le=1)]
     generation: Any
+    tiles: Any
     model: Any
     prompts: Any
     answer: Any

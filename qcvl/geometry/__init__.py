@@ -21,6 +21,7 @@ from qcvl.geometry.overlap import (
     coverage,
     iou,
     iou_matrix,
+    self_overlaps,
 )
 from qcvl.geometry.shapes import KINDS, Kind, Points, Shape, as_points, as_shape
 
@@ -57,6 +58,7 @@ __all__ = [
     "reference_point",
     "rotation_matrix",
     "scale_matrix",
+    "self_overlaps",
     "settle_on_grid",
     "signed_area",
     "to_grid",

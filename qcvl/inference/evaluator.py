@@ -87,7 +87,7 @@ def predict(
         part = items[start : start + RECORDS_AT_ONCE]
         samples = [build_sample(item.record, item.task, item.pairing) for item in part]
         requests = [
-            Request(sample.images, item.prompts.for_task(item.task), max_new_tokens)
+            Request(sample.images, item.prompts.for_task(item.task), max_new_tokens, item.task)
             for item, sample in zip(part, samples, strict=True)
         ]
         for item, request, reply in zip(part, requests, predictor.answer(requests), strict=True):

@@ -1,6 +1,7 @@
 """A generation loop in which finished rows leave the batch; greedy answers equal ``model.generate``'s."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,16 @@ class Sampler:
         return torch.multinomial(shares, 1, generator=self.generator)[:, 0]
 
 
+class Written(NamedTuple):
+    """The ids one row wrote, and how probable the model held each of them (before temperature and nucleus)."""
+
+    ids: list[int]
+    probabilities: list[float]
+
+
 def generate(
     model: nn.Module, inputs: Mapping[str, Tensor], limits: Sequence[int], end_id: int, sampler: Sampler
-) -> list[list[int]]:
+) -> list[Written]:
     """Continue left-padded prompts until ``end_id`` or each row's limit.
 
     Args:
@@ -43,20 +51,22 @@ def generate(
         sampler: chooses the next tokens.
 
     Returns:
-        The written ids of each row, with ``end_id`` last where the row finished by itself.
+        What each row wrote, with ``end_id`` last where the row finished by itself.
     """
-    written: list[list[int]] = [[] for _ in limits]
+    written = [Written([], []) for _ in limits]
     rows = list(range(len(limits)))
     mask, cache = inputs["attention_mask"], None
     positions = inputs["position_ids"][..., -1:]  # [4, B, 1], of the prompts' last tokens, which are text
     step: Mapping[str, Tensor] = inputs
     while True:
         out = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, tokens = out.past_key_values, sampler.choose(out.logits[:, -1])
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if not _finished(written[row], limits[row], end_id):
-                written[row].append(token)
-        alive = [place for place, row in enumerate(rows) if not _finished(written[row], limits[row], end_id)]
+        cache, logits = out.past_key_values, out.logits[:, -1]
+        tokens = sampler.choose(logits)
+        for row, token, probability in zip(rows, tokens.tolist(), _probabilities(logits, tokens), strict=True):
+            if not _finished(written[row].ids, limits[row], end_id):
+                written[row].ids.append(token)
+                written[row].probabilities.append(probability)
+        alive = [place for place, row in enumerate(rows) if not _finished(written[row].ids, limits[row], end_id)]
         if not alive:
             return written
         if len(rows) - len(alive) >= LEAVE_SHARE * len(rows):
@@ -67,6 +77,13 @@ def generate(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions + 1
         step = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions}
+
+
+def _probabilities(logits: Tensor, tokens: Tensor) -> list[float]:
+    """The softmax of logits ``[B, V]`` at one token a row."""
+    logits = logits.float()
+    chosen = logits.gather(-1, tokens[:, None])[:, 0]
+    return (chosen - logits.logsumexp(-1)).exp().tolist()
 
 
 def _finished(ids: Sequence[int], limit: int, end_id: int) -> bool:

@@ -8,12 +8,15 @@ import torch
 
 from qcvl.data.chat import ask, encode_question
 from qcvl.data.encode import patchify
-from qcvl.inference.generate import Sampler, generate
+from qcvl.inference.confidence import object_scores
+from qcvl.inference.generate import Sampler, Written, generate
 from qcvl.inference.predictor import Reply, Request
 from qcvl.inference.settings import Generation
 from qcvl.models.pixels import seen_size
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
+from qcvl.models.text import character_ends
+from qcvl.schema.types import Task
 
 
 class HFPredictor:
@@ -38,14 +41,18 @@ class HFPredictor:
                 inputs = {name: value.to(device) for name, value in self._inputs(batch).items()}
                 limits = [min(request.max_new_tokens, self.generation.max_new_tokens) for request in batch]
                 written = generate(self.model, inputs, limits, self.processing.turn_end, sampler)
-                replies += [self._reply(ids) for ids in written]
+                replies += [self._reply(row, request.task) for row, request in zip(written, batch, strict=True)]
         return replies
 
-    def _reply(self, ids: list[int]) -> Reply:
+    def _reply(self, row: Written, task: Task) -> Reply:
+        ids, probabilities = row
         finished = bool(ids) and ids[-1] == self.processing.turn_end
         ids = ids[:-1] if finished else ids
         text = self.processing.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return Reply(text, len(ids), finished)
+        if task != "dense":
+            return Reply(text, len(ids), finished)
+        scores = object_scores(text, character_ends(self.processing, ids), probabilities[: len(ids)])
+        return Reply(text, len(ids), finished, scores, "token_probability")
 
     def _inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
         processing = self.processing

@@ -8,18 +8,24 @@ from typing import Literal, Protocol
 import numpy as np
 
 from qcvl.schema.prompts import TaskPrompt
+from qcvl.schema.types import Task
 
-# Where an object's score comes from: every object 1, or the model's probabilities of the tokens that say it.
-ScoreSource = Literal["constant", "token_probability"]
+# Where an object's score comes from: every object 1, the model's probabilities of the tokens that say it, or the share
+# of the windows that say it where their answers have no scores of their own.
+ScoreSource = Literal["constant", "token_probability", "votes"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Photos (uint8 RGB ``[H, W, 3]``), the system and user text to ask with, and a limit for this answer alone."""
+    """Photos (uint8 RGB ``[H, W, 3]``), the system and user text to ask with, and a limit for this answer alone.
+
+    ``task`` says what the prompt asks for: only a dense answer lists objects, with places and scores.
+    """
 
     images: tuple[np.ndarray, ...]
     prompt: TaskPrompt
     max_new_tokens: int = sys.maxsize
+    task: Task = "dense"
 
 
 @dataclass(frozen=True, slots=True)

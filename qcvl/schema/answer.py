@@ -93,9 +93,13 @@ def sort_annotations(
     theirs); boxes always run from top left to bottom right.
     """
     shaped = [replace(item, shape=_canonical(item.shape, keep_vertex_order)) for item in annotations]
-    ranks = {index: rank for rank, index in enumerate(reading_order([item.shape for item in shaped], order))}
-    indices = sorted(range(len(shaped)), key=lambda index: (shaped[index].image, ranks[index]))
-    return [shaped[index] for index in indices]
+    return [shaped[index] for index in answer_order(shaped, order)]
+
+
+def answer_order(annotations: Sequence[Annotation], order: Order = "reference") -> list[int]:
+    """Indices of annotations, whose shapes are canonical, in the order answers list them."""
+    ranks = {index: rank for rank, index in enumerate(reading_order([item.shape for item in annotations], order))}
+    return sorted(range(len(annotations)), key=lambda index: (annotations[index].image, ranks[index]))
 
 
 def render_answer(

@@ -16,7 +16,7 @@ SHORT = Generation(max_new_tokens=3, temperature=0, top_p=1, batch_size=4)
 @pytest.fixture
 def scoring(tmp_path):
     def make(**changes) -> GenerationEvaluation:
-        values = {"generation": SHORT, "limit": 2, "folder": str(tmp_path / "previews"), "panels": 1}
+        values = {"generation": SHORT, "tiles": None, "limit": 2, "folder": str(tmp_path / "previews"), "panels": 1}
         return GenerationEvaluation(**values | changes)
 
     return make

@@ -53,7 +53,7 @@ def cut(answer: list[int], end: int) -> list[int]:
 def write(model, make_predictor, requests, end: int, limits=None, sampler=GREEDY) -> list[list[int]]:
     inputs = make_predictor()._inputs(requests)
     with torch.inference_mode():
-        return generate(model, inputs, limits or [LIMIT] * len(requests), end, sampler)
+        return [row.ids for row in generate(model, inputs, limits or [LIMIT] * len(requests), end, sampler)]
 
 
 def test_the_answers_to_compare_with_are_varied(expected, end_id):
