@@ -22,6 +22,7 @@ CONTRACT = Contract(
     emit_norm="norm1000",
     answer_format={"key_order": "geometry_first", "points": "flat"},
     prompts={"dense": {"system": "检查", "user": "描述"}},
+    pairing=None,
     order="reference",
     base=Base(path="/models/a", model_type="qwen3_vl", fingerprint="ab"),
     tuner={"vision": "frozen", "aligner": "adapter", "llm": "adapter"},

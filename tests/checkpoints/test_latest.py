@@ -15,7 +15,7 @@ def finish(root: Path, job: str, *, stage: int, base: str = "same", at: int = 0)
     """A finished run whose ``last`` was completed at second ``at``."""
     contract = Contract(
         version=1, stage=stage, min_pixels=1, max_pixels=2, patch_factor=32, resample="bicubic", exif=True,
-        emit_norm="norm1000", answer_format={}, prompts={}, order="reference", tuner={},
+        emit_norm="norm1000", answer_format={}, prompts={}, order="reference", pairing=None, tuner={},
         base=Base(path=f"/models/{base}", model_type="qwen3_vl", fingerprint=base),
     )  # fmt: skip
     folder = write_checkpoint(root / job / "checkpoints" / "step-5", lambda path: write_contract(contract, path))
