@@ -109,7 +109,7 @@ def desc_precisions(rankings: Sequence[Ranking], weights: np.ndarray | None = No
 
 
 def mean_precisions(rankings: Sequence[Ranking], weights: np.ndarray | None = None) -> np.ndarray:
-    """mAP ``[R, T]`` in each sample that ``weights`` describes; NaN where no desc has a true object."""
+    """The mAP ``[R, T]`` in each sample that ``weights`` describes; NaN where no desc has a true object."""
     shape = (1 if weights is None else len(weights), rankings[0].hits.shape[1] if rankings else 0)
     total, count = np.zeros(shape), np.zeros(shape, dtype=np.int64)
     for _, values in desc_precisions(rankings, weights):
@@ -119,7 +119,7 @@ def mean_precisions(rankings: Sequence[Ranking], weights: np.ndarray | None = No
 
 
 def average_precision_metrics(rankings: Sequence[Ranking], source: str, prefix: str = "dense") -> dict[str, float]:
-    """mAP by log key, which names where the scores come from; empty when there is no true object.
+    """The mAP by log key, which names where the scores come from; empty when there is no true object.
 
     ``{prefix}_map_{source}@{threshold}`` at the detection metrics' overlaps and ``…@0.5:0.95``, the mean over COCO's
     ten; the rankings are those of :func:`ranking` at its own thresholds.
