@@ -58,10 +58,12 @@ def match(
     overlap: np.ndarray,
     *,
     class_blind: bool = False,
+    scores: Sequence[float] | None = None,
 ) -> Matches:
     """Pair objects one to one, by falling overlap, where image and desc agree and the overlap is >= ``threshold``.
 
-    The result's counts depend on neither the order of the objects nor on which side is called truth.
+    The result's counts depend on neither the order of the objects nor on which side is called truth. With ``scores``
+    the predictions choose in falling order of theirs, as average precision asks, and those of equal score by overlap.
 
     Args:
         truth: the T objects of the record.
@@ -69,6 +71,7 @@ def match(
         threshold: smallest overlap of a pair; pairs that do not touch never match.
         overlap: ``[T, P]``, from :func:`overlaps`.
         class_blind: let objects of different desc match (scores the place alone).
+        scores: one number for each of the P objects, or None where all are equal.
     """
     rounded = np.round(overlap, OVERLAP_DECIMALS)
     truth_ranks, predicted_ranks = _content_ranks(truth), _content_ranks(predicted)
@@ -77,7 +80,8 @@ def match(
         if truth[i].image == predicted[j].image and (class_blind or truth[i].desc == predicted[j].desc):
             # Equal overlaps fall by geometry. Taking the smallest free (rank, rank) gives the one stable matching of
             # two sides that each rank the other alike, so it is the same with the sides swapped.
-            candidates.append((-rounded[i, j], truth_ranks[i], predicted_ranks[j], i, j))
+            turn = 0.0 if scores is None else -scores[j]
+            candidates.append((turn, -rounded[i, j], truth_ranks[i], predicted_ranks[j], i, j))
     free_truth, free_predicted, pairs = set(range(len(truth))), set(range(len(predicted))), []
     for *_, i, j in sorted(candidates):
         if i in free_truth and j in free_predicted:
