@@ -105,8 +105,8 @@ def conclude(run: "Run", console: "Console") -> float | None:
     output_dir = Path(run.settings.paths.output_dir)
     checkpoint = output_dir / "checkpoints" / "last"
     console.print(f"run        {output_dir}", highlight=False, markup=False, soft_wrap=True)
-    for path in sorted((output_dir / "previews").glob("*/*.png"))[-4:]:
-        console.print(f"picture    {path}", highlight=False, markup=False, soft_wrap=True)
+    for path in sorted((output_dir / "previews" / f"step-{run.trainer.global_step}").glob("sheet-*.png")):
+        console.print(f"pictures   {path}", highlight=False, markup=False, soft_wrap=True)
     for line in (
         f"checkpoint {checkpoint}",
         f"next       python -m qcvl.evaluate checkpoint={checkpoint}",
