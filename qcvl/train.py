@@ -30,6 +30,7 @@ def train(cfg: DictConfig) -> float | None:
     run.module.configure_model()
     announce(run, cfg, console)
     with ending_together(run.trainer):
+        audit(run, console)
         if run.settings.resume is None:
             forget_former_start(run)
             run.trainer.validate(run.module, run.datamodule, verbose=False)
@@ -88,6 +89,20 @@ def announce(run: "Run", cfg: DictConfig, console: "Console") -> None:
     console.print(settings_tree({str(key): value for key, value in settings.items()}))
     module = run.module
     console.print(towers_table(tower_table(module.built, module.groups(), module.tuner, module.stage)))
+
+
+def audit(run: "Run", console: "Console") -> None:
+    """Print and keep what the first samples look like and which of their tokens are trained.
+
+    Raises:
+        DataError: for a sample that cannot be encoded, before the first step.
+    """
+    from qcvl.doctor.labels import audit_labels, audit_report, save_audit
+
+    if run.trainer.is_global_zero:
+        labels = audit_labels(run.datamodule.train_dataset())
+        save_audit(labels, Path(run.settings.paths.output_dir))
+        console.print(audit_report(labels), soft_wrap=True)
 
 
 def conclude(run: "Run", console: "Console") -> float | None:

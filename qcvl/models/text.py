@@ -1,5 +1,6 @@
 """Text in and out of a tokenizer without a user's words ever becoming special tokens."""
 
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -39,3 +40,35 @@ def split_special(processing: Processing, text: str) -> list[str]:
 def plain_ids(processing: Processing, text: str) -> tuple[int, ...]:
     """Token ids of text in which nothing is special: ``<|im_end|>`` in it is seven characters and more."""
     return tuple(processing.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def character_ends(processing: Processing, ids: Sequence[int]) -> list[int]:
+    """How many whole characters of the decoded text are written after each token.
+
+    A character whose bytes lie in several tokens is written after the last of them.
+    """
+    parts, decoder = token_bytes(processing), codecs.getincrementaldecoder("utf-8")("replace")
+    ends, written = [], 0
+    for index in ids:
+        written += len(decoder.decode(parts[index]))
+        ends.append(written)
+    return ends
+
+
+@lru_cache(maxsize=8)
+def token_bytes(processing: Processing) -> Mapping[int, bytes]:
+    """The bytes each id of a byte-level tokenizer writes; an added token writes its own name."""
+    tokenizer = processing.tokenizer
+    added = {index: str(token).encode() for index, token in tokenizer.added_tokens_decoder.items()}
+    alphabet = _byte_alphabet()
+    return {
+        index: added.get(index) or bytes(alphabet[character] for character in token)
+        for token, index in tokenizer.get_vocab().items()
+    }
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary: printable ones themselves (as in GPT-2)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
