@@ -25,7 +25,7 @@ from qcvl.models.text import character_ends, token_bytes
 from qcvl.schema.spans import Kind, token_kinds
 from qcvl.schema.types import Task
 
-SAMPLES = 8  # enough for shares of tokens; one is shown for each task
+SAMPLES = 16  # enough for shares of tokens and to meet each task, of which one sample is shown
 KINDS: dict[Kind, str] = {"text": "green", "coordinate": "cyan", "format": "yellow"}  # and their colours
 NOT_TRAINED = "dim"
 TRAINED_FROM, TRAINED_TO = "⟦", "⟧"  # in no tokenizer's way: what stands between is trained, also without colours
@@ -69,7 +69,10 @@ class LabelAudit:
 
     def shown(self) -> list[AuditedSample]:
         """The first sample of each task."""
-        return list({sample.task: sample for sample in reversed(self.samples)}.values())[::-1]
+        firsts: dict[Task, AuditedSample] = {}
+        for sample in self.samples:
+            firsts.setdefault(sample.task, sample)
+        return list(firsts.values())
 
     def numbers(self) -> dict[Task, dict[str, int]]:
         """By task: samples, tokens, image tokens, and trained tokens of each kind."""

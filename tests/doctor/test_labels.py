@@ -14,7 +14,7 @@ from qcvl.augment.base import Compose
 from qcvl.augment.color import ColorJitter
 from qcvl.data.chat import IGNORE
 from qcvl.data.sampling import shuffled
-from qcvl.doctor.labels import KINDS, audit_labels, audit_report, save_audit
+from qcvl.doctor.labels import KINDS, SAMPLES, audit_labels, audit_report, save_audit
 from qcvl.errors import DataError
 
 
@@ -24,7 +24,7 @@ def dataset(make_datamodule):
     return make_datamodule().train_dataset()
 
 
-def features_of(dataset, count=8):
+def features_of(dataset, count=SAMPLES):
     """The first samples of the first epoch in training order."""
     return [dataset[(0, int(index))] for index in shuffled(len(dataset), dataset.seed, 0)[:count]]
 
@@ -50,7 +50,7 @@ def kinds_by_offsets(tokenizer, answer: str) -> dict[str, int]:
 
 def test_all_tokens_are_accounted_for_and_say_what_the_tokenizer_decodes(dataset, processing):
     audit = audit_labels(dataset)
-    assert len(audit.samples) == 8 and {sample.task for sample in audit.samples} == {"dense", "summary"}
+    assert len(audit.samples) == SAMPLES and {sample.task for sample in audit.samples} == {"dense", "summary"}
     for sample, features in zip(audit.samples, features_of(dataset), strict=True):
         assert sample.tokens == len(features.input_ids)
         assert sum(map(sample.trained, KINDS)) == int((features.labels != IGNORE).sum())
@@ -86,7 +86,7 @@ def test_the_numbers_are_sums_over_the_samples_of_a_task(dataset):
         samples = [sample for sample in audit.samples if sample.task == task]
         assert row["samples"] == len(samples) and row["tokens"] == sum(sample.tokens for sample in samples)
         assert row["coordinate"] == sum(sample.trained("coordinate") for sample in samples)
-    assert sum(row["samples"] for row in audit.numbers().values()) == 8
+    assert sum(row["samples"] for row in audit.numbers().values()) == SAMPLES
 
 
 def test_it_is_printed_and_saved_with_one_whole_sample_of_each_task(dataset, tmp_path):
@@ -95,6 +95,8 @@ def test_it_is_printed_and_saved_with_one_whole_sample_of_each_task(dataset, tmp
     text = (tmp_path / "run/label_audit.txt").read_text(encoding="utf-8")
     content = json.loads((tmp_path / "run/label_audit.json").read_text(encoding="utf-8"))
     assert content["tasks"] == audit.numbers() and content["dropped"] == 0
+    tasks = [sample.task for sample in audit.samples]
+    assert audit.shown() == sorted((audit.samples[tasks.index(task)] for task in set(tasks)), key=audit.samples.index)
     assert [sample["task"] for sample in content["samples"]] == [sample.task for sample in audit.shown()]
     assert text.count("⟦") == text.count("⟧") == 2 * len(audit.shown())  # in each heading, and around the answer
     for sample in audit.shown():
@@ -121,11 +123,11 @@ def test_user_text_is_shown_as_it_is_and_never_acted_on(make_data, make_datamodu
 
 def test_overlong_samples_are_counted(make_data, make_datamodule, dataset):
     lengths = [len(features.input_ids) for features in features_of(dataset)]
-    limit = sorted(lengths)[4]
+    limit = sorted(lengths)[8]
     shorter = make_datamodule(data=make_data(overlong="drop"), max_length=limit).train_dataset()
     audit = audit_labels(shorter)
     assert audit.dropped == sum(length > limit for length in lengths) > 0
-    assert f"first {8 - audit.dropped} samples, {audit.dropped} more dropped as overlong" in printed(audit)
+    assert f"first {SAMPLES - audit.dropped} samples, {audit.dropped} more dropped as overlong" in printed(audit)
 
 
 def test_nothing_of_a_run_is_drawn_or_moved(make_datamodule):

@@ -30,4 +30,4 @@ def test_csv_tensorboard_and_offline_wandb_get_the_same_keys(tmp_path: Path, sma
     assert {"eval/val/panels", "eval/val/panels/val-0000"} == set(events.Tags()["images"])
     steps = [image.step for image in events.Images("eval/val/panels")]
     assert [f"step-{step}" for step in steps] == sorted(path.name for path in (run / "previews").iterdir())
-    assert (run / "label_audit.txt").read_text().startswith("Labels of the first 8 samples")
+    assert (run / "label_audit.txt").read_text().startswith("Labels of the first 16 samples")
