@@ -30,6 +30,7 @@ def train(cfg: DictConfig) -> float | None:
     run.module.configure_model()
     announce(run, cfg, console)
     with ending_together(run.trainer):
+        audit(run, console)
         if run.settings.resume is None:
             forget_former_start(run)
             run.trainer.validate(run.module, run.datamodule, verbose=False)
@@ -90,6 +91,20 @@ def announce(run: "Run", cfg: DictConfig, console: "Console") -> None:
     console.print(towers_table(tower_table(module.built, module.groups(), module.tuner, module.stage)))
 
 
+def audit(run: "Run", console: "Console") -> None:
+    """Print and keep what the first samples look like and which of their tokens are trained.
+
+    Raises:
+        DataError: for a sample that cannot be encoded, before the first step.
+    """
+    from qcvl.doctor.labels import audit_labels, audit_report, save_audit
+
+    if run.trainer.is_global_zero:
+        labels = audit_labels(run.datamodule.train_dataset())
+        save_audit(labels, Path(run.settings.paths.output_dir))
+        console.print(audit_report(labels), soft_wrap=True)
+
+
 def conclude(run: "Run", console: "Console") -> float | None:
     """Evaluate the final weights unless that was just done, print the results and where everything is."""
     from qcvl.callbacks.metrics_file import MetricsFile
@@ -105,8 +120,8 @@ def conclude(run: "Run", console: "Console") -> float | None:
     output_dir = Path(run.settings.paths.output_dir)
     checkpoint = output_dir / "checkpoints" / "last"
     console.print(f"run        {output_dir}", highlight=False, markup=False, soft_wrap=True)
-    for path in sorted((output_dir / "previews").glob("*/*.png"))[-4:]:
-        console.print(f"picture    {path}", highlight=False, markup=False, soft_wrap=True)
+    for path in sorted((output_dir / "previews" / f"step-{run.trainer.global_step}").glob("sheet-*.png")):
+        console.print(f"pictures   {path}", highlight=False, markup=False, soft_wrap=True)
     for line in (
         f"checkpoint {checkpoint}",
         f"next       python -m qcvl.evaluate checkpoint={checkpoint}",

@@ -1,11 +1,10 @@
 """``python -m qcvl.visualize``: records drawn on their photos, or beside the answers of an evaluation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from omegaconf import DictConfig
 
 from qcvl import config
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 def visualize(cfg: DictConfig) -> list[Path]:
     """Draw the first ``limit`` records of each source of ``split``; returns the pictures and then the contact sheet.
 
+    With predictions the pictures come worst first, each with its text in a ``.txt`` beside it.
+
     Raises:
         ConfigError: when the split is not given.
         DataError: for records, photos or predictions that cannot be read or do not belong together.
@@ -33,35 +34,36 @@ def visualize(cfg: DictConfig) -> list[Path]:
     if not sources:
         raise ConfigError(f"data.{settings.split}: nothing to draw; add data.{settings.split}=F.jsonl, or data=demo")
     answers = settings.predictions and read_answers(Path(settings.predictions), settings.answer)
-    named = draw_answers(sources, answers) if answers else draw_truth(sources)
+    folder = Path(settings.paths.output_dir)
+    paths = draw_answers(folder, sources, answers) if answers else draw_truth(folder, sources)
     from rich.console import Console
 
-    from qcvl.doctor.pictures import contact_sheet
-    from qcvl.viz.sheet import save_png
-
-    folder = Path(settings.paths.output_dir)
-    pictures = dict(named)
-    paths = [save_png(folder / "pictures" / f"{name}.png", picture) for name, picture in pictures.items()]
-    paths.append(save_png(folder / "sheet.png", contact_sheet(list(pictures.values()))))
     for path in paths:
         Console().print(f"picture {path}", highlight=False, markup=False, soft_wrap=True)
     return paths
 
 
-def draw_truth(sources: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, np.ndarray]]:
-    """A name and a picture for each photo of the records by source."""
+def draw_truth(folder: Path, sources: Mapping[str, Sequence[Record]]) -> list[Path]:
+    """Write a picture for each photo of the records by source, and the sheet of all."""
     from qcvl.doctor.pictures import draw_record
+    from qcvl.viz.sheet import contact_sheet, save_png
 
-    for name, records in sources.items():
+    pictures = {}
+    for source, records in sources.items():
         for index, record in enumerate(records):
-            yield from named_pictures(name, index, draw_record(record))
+            drawn = draw_record(record)
+            for number, picture in enumerate(drawn):
+                pictures[f"{source}-{index:04d}{f'-{number}' if len(drawn) > 1 else ''}"] = picture
+    paths = [save_png(folder / "pictures" / f"{name}.png", picture) for name, picture in pictures.items()]
+    return [*paths, save_png(folder / "sheet.png", contact_sheet(list(pictures.values())))]
 
 
 def draw_answers(
-    sources: Mapping[str, Sequence[Record]], answers: "Mapping[tuple[str, int], Prediction]"
-) -> Iterator[tuple[str, np.ndarray]]:
-    """A name and a picture for each photo of a record that there is an answer to."""
-    from qcvl.inference.panels import draw_panels
+    folder: Path, sources: Mapping[str, Sequence[Record]], answers: "Mapping[tuple[str, int], Prediction]"
+) -> list[Path]:
+    """Write a panel for each photo of a record that there is an answer to, worst first, and the sheet of all."""
+    from qcvl.inference.panels import draw_panels, save_panel, sheet, worst_first
+    from qcvl.viz.sheet import save_png
 
     numbers = [(name, index) for name, records in sources.items() for index in range(len(records))]
     if answers.keys().isdisjoint(numbers):
@@ -69,10 +71,12 @@ def draw_answers(
             f"predictions: none is about the drawn records of {', '.join(sources)}; give the predictions and the data "
             "of one evaluation, or a larger limit"
         )
-    for name, index in filter(answers.__contains__, numbers):
-        record, answer = sources[name][index], answers[name, index]
+    answered = [(sources[name][index], answers[name, index]) for name, index in numbers if (name, index) in answers]
+    for record, answer in answered:
         require_same_photos(answer, record)
-        yield from named_pictures(name, index, draw_panels(record, answer))
+    panels = worst_first(panel for record, answer in answered for panel in draw_panels(record, answer))
+    paths = [save_panel(folder / "pictures", panel) for panel in panels]
+    return [*paths, save_png(folder / "sheet.png", sheet(panels))]
 
 
 def require_same_photos(answer: "Prediction", record: Record) -> None:
@@ -95,12 +99,6 @@ def read_answers(path: Path, answer_format: AnswerFormat) -> "dict[tuple[str, in
     if not dense:
         raise DataError(f"{path} holds no dense answers; give the file or folder that python -m qcvl.evaluate printed")
     return dense
-
-
-def named_pictures(name: str, index: int, pictures: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """``<source>-<record number>`` for each picture of one record, with ``-<photo number>`` where there are several."""
-    for number, picture in enumerate(pictures):
-        yield f"{name}-{index:04d}{f'-{number}' if len(pictures) > 1 else ''}", picture
 
 
 def main() -> None:

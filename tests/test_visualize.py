@@ -82,6 +82,15 @@ def test_answers_are_drawn_beside_the_truth_from_a_file_or_a_folder_of_files(pho
     assert beside > 1.8 * Image.open(tmp_path / "run/pictures/val-0001.png").width
 
 
+def test_answers_are_drawn_worst_first_each_with_its_text(photos, draw, tmp_path):
+    val = photos("val.jsonl", 3)
+    write_answers(tmp_path / "answers/val.jsonl", {"index": 0}, {"index": 1, "text": "{}"}, {"index": 2})
+    drawn = draw(f"data.val={val}", f"predictions={tmp_path}/answers")
+    assert drawn == [*(f"pictures/val-000{index}.png" for index in (1, 0, 2)), "sheet.png"]
+    texts = [(tmp_path / "run" / path).with_suffix(".txt").read_text() for path in drawn[:-1]]
+    assert ["[missed]" in text for text in texts] == [True, False, False]
+
+
 def test_an_answer_is_read_in_the_format_that_is_given(photos, draw, tmp_path):
     val, found = photos("val.jsonl", 1), {}
     for grid, box in (("norm1000", [167, 200, 667, 600]), ("none", [10, 10, 40, 30]), ("norm100", [10, 10, 40, 30])):

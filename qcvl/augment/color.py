@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,18 @@ from qcvl.schema.settings import settings
 Range = tuple[float, float]
 
 
+def load_albumentations() -> ModuleType:
+    """Import albumentations, which takes seconds: only where colours are drawn, and before worker processes fork."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer release
+    import albumentations
+
+    return albumentations
+
+
 def _paint(image: np.ndarray, *, transform: str, arguments: dict[str, Any], seed: int) -> np.ndarray:
     """uint8 ``[H, W, 3]`` after one albumentations transform whose every draw comes from ``seed``."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer release
-    import albumentations  # here, since its import takes seconds
-
     # Built for each photo (0.1 ms): a shared transform would carry its random state from one photo to the next.
-    painter = getattr(albumentations, transform)(**arguments, p=1.0)
+    painter = getattr(load_albumentations(), transform)(**arguments, p=1.0)
     painter.set_random_seed(seed)
     return painter(image=image)["image"]
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from qcvl.augment.base import Compose
+from qcvl.augment.color import load_albumentations
 from qcvl.data.cache import SampleCache
 from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
 from qcvl.data.encode import Encoder, true_answer
@@ -126,6 +127,8 @@ class VLDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """The resumable training loader of this rank."""
         trainer = self.trainer
+        if self.data.num_workers and self.augment is not None:
+            load_albumentations()  # workers inherit it; each would take seconds, and stop at W&B's import hook
         return TrainLoader(
             self.train_dataset(),
             batch_size=self.data.batch_size,

@@ -88,12 +88,14 @@ class SampleDataset(Dataset):
             self._epochs[epoch] = expand_epoch(lengths, [source.repeat for source in self.sources], self.seed, epoch)
         return self._epochs[epoch]
 
+    def where(self, key: Key) -> str:
+        """Where the record behind a key stands: ``train.jsonl:418``."""
+        return self._record(key)[1].where
+
     def sample(self, key: Key) -> tuple[Sample, Prompts, str]:
         """The decoded, augmented sample behind a key, its source's prompts, and where its record stands."""
         epoch, index = key
-        source_index, record_index = self.rows(epoch)[index]
-        source = self.sources[source_index]
-        record = source.records[int(record_index)]
+        source, record = self._record(key)
         draw = (self.seed, epoch, int(index))
         task = choose_task(source.sampling, self.dense_share, draw)
         place = (int(source_index), int(record_index))
@@ -103,6 +105,12 @@ class SampleDataset(Dataset):
         if self.augment is not None:
             sample = self.augment(sample, draw)
         return sample, source.prompts, record.where
+
+    def _record(self, key: Key) -> tuple[OpenSource, Record]:
+        epoch, index = key
+        source_index, record_index = self.rows(epoch)[index]
+        source = self.sources[source_index]
+        return source, source.records[int(record_index)]
 
     def __getitem__(self, key: Key) -> Features | None:
         sample, prompts, where = self.sample(key)

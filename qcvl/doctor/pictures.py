@@ -1,19 +1,14 @@
-"""Records drawn on their photos, and many of them on one contact sheet. Imports no torch."""
-
-from collections.abc import Sequence
+"""Records drawn on their photos. Imports no torch."""
 
 import numpy as np
 
 from qcvl.data.samples import load_photo
 from qcvl.schema.records import Record
 from qcvl.viz.compare import MAX_SIDE_PX, MIN_SIDE_PX, TEXT_PX, TEXT_SHARE
-from qcvl.viz.draw import draw_annotations, resize
+from qcvl.viz.draw import draw_annotations
 from qcvl.viz.fonts import Typeface, default_typeface
 from qcvl.viz.sheet import grid
 from qcvl.viz.text import FAINT, TextLine, text_block
-
-COLUMNS = 4
-THUMBNAIL_PX = 480  # width of a picture on the contact sheet: four fill a wide screen
 
 
 def draw_record(record: Record, typeface: Typeface | None = None) -> list[np.ndarray]:
@@ -26,12 +21,6 @@ def draw_record(record: Record, typeface: Typeface | None = None) -> list[np.nda
     """
     typeface = typeface or default_typeface()
     return [_draw_photo(record, index, typeface) for index in range(len(record.images))]
-
-
-def contact_sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """All pictures in rows of four, each at most 480 px wide, uint8 ``[H, W, 3]``."""
-    small = [resize(picture, min(1.0, THUMBNAIL_PX / picture.shape[1])) for picture in pictures]
-    return grid(small, min(COLUMNS, len(small)))
 
 
 def _draw_photo(record: Record, index: int, typeface: Typeface) -> np.ndarray:

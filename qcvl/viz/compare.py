@@ -6,20 +6,23 @@ from typing import Literal
 
 import numpy as np
 
-from qcvl.metrics.matching import match, overlaps
+from qcvl.metrics.counts import DetectionCounts
+from qcvl.metrics.matching import OVERLAP_DECIMALS, match, overlaps
 from qcvl.schema.types import Annotation
 from qcvl.viz.draw import Style, draw_annotations
 from qcvl.viz.fonts import Typeface, default_typeface, one_line
 from qcvl.viz.sheet import MARGIN_PX, grid
 from qcvl.viz.text import FAINT, PAPER, TextLine, text_block
 
-Outcome = Literal["found", "missed", "false alarm"]
+Outcome = Literal["found", "missed", "false alarm", "duplicate"]
 
-# Bluish green, orange and vermilion of Okabe and Ito: apart for any colour vision; dashes tell them apart in grey.
+# Bluish green, orange, vermilion and blue of Okabe and Ito: apart for any colour vision; strokes tell them apart in
+# grey, where the two that are dashed lie on different sides.
 STYLES: dict[Outcome, Style] = {
     "found": Style((0, 158, 115)),
-    "missed": Style((240, 165, 0), dashed=True),
-    "false alarm": Style((213, 74, 0), dashed=True),
+    "missed": Style((240, 165, 0), "dashed"),
+    "false alarm": Style((213, 74, 0), "dashed"),
+    "duplicate": Style((0, 114, 178), "dotted"),
 }
 MIN_SIDE_PX, MAX_SIDE_PX = 320, 1024  # shorter and longer side of a picture in a panel
 TEXT_SHARE, TEXT_PX = 1 / 32, (14, 22)  # em height of headings and legends as a share of a picture's width; its bounds
@@ -28,7 +31,7 @@ MAX_LEGEND = 20  # entries a side; the text beside the picture lists all
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of a comparison; a true object and the prediction that found it share ``number``."""
+    """One object of a comparison; a true object, the prediction that found it and its duplicates share ``number``."""
 
     number: int
     annotation: Annotation
@@ -38,17 +41,33 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What of one photo was found, missed and invented, in the order of the record and of the answer."""
+    """What of one photo was found, missed, invented and told twice, in the order of the record and of the answer."""
 
     truth: tuple[Entry, ...]
     predicted: tuple[Entry, ...]
+
+    def count(self, outcome: Outcome) -> int:
+        """How many objects of the photo are ``outcome``; found ones count once."""
+        side = self.truth if outcome in ("found", "missed") else self.predicted
+        return sum(entry.outcome == outcome for entry in side)
+
+    @property
+    def counts(self) -> DetectionCounts:
+        """Found, invented and missed as scores count them: a duplicate is a false alarm there."""
+        invented = self.count("false alarm") + self.count("duplicate")
+        return DetectionCounts(tp=self.count("found"), fp=invented, fn=self.count("missed"))
+
+    @property
+    def errors(self) -> int:
+        """Misses, false alarms and duplicates."""
+        return self.counts.fp + self.counts.fn
 
     @property
     def sides(self) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
         """Name, title and entries of both sides; a title is for instance ``4 objects: 3 found, 1 missed``."""
         return (
             ("truth", _title(self.truth, ("found", "missed")), self.truth),
-            ("prediction", _title(self.predicted, ("found", "false alarm")), self.predicted),
+            ("prediction", _title(self.predicted, ("found", "false alarm", "duplicate")), self.predicted),
         )
 
 
@@ -62,51 +81,51 @@ def compare(
 ) -> Comparison:
     """Match the objects of one image ``(width, height)`` of a record by desc and overlap >= ``threshold``.
 
-    True objects are numbered from 1 in their order; a prediction that matches takes its object's number, the others go
-    on counting.
+    True objects are numbered from 1 in their order; a prediction that matches takes its object's number. One that is
+    left over is a duplicate where it overlaps, by >= ``threshold``, an object of its desc (which another prediction
+    took, or it would have matched) and has that object's number; the false alarms go on counting.
     """
     objects, answers = ([replace(a, image=0) for a in side if a.image == image_index] for side in (truth, predicted))
     table = overlaps(objects, answers, [size_wh])
     matches = match(objects, answers, threshold, table)
     found = {j: i for i, j in matches.pairs}
     left = tuple(Entry(i + 1, a, "missed" if i in matches.misses else "found") for i, a in enumerate(objects))
-    numbers = {j: len(objects) + 1 + k for k, j in enumerate(matches.false_alarms)}
-    right = tuple(
-        Entry(found[j] + 1, a, "found", float(table[found[j], j]))
-        if j in found
-        else Entry(numbers[j], a, "false alarm")
-        for j, a in enumerate(answers)
-    )
-    return Comparison(left, right)
+    right, number = [], len(objects)
+    for j, answer in enumerate(answers):
+        taken = found.get(j, _repeated(objects, answer, table[:, j], threshold))
+        if taken is None:
+            number += 1
+            right.append(Entry(number, answer, "false alarm"))
+        else:
+            outcome: Outcome = "found" if j in found else "duplicate"
+            right.append(Entry(taken + 1, answer, outcome, float(table[taken, j])))
+    return Comparison(left, tuple(right))
+
+
+def _repeated(objects: Sequence[Annotation], answer: Annotation, overlap: np.ndarray, threshold: float) -> int | None:
+    """The object of the answer's desc that it overlaps ``[T]`` most, from ``threshold`` on; None when there is none."""
+    rounded = np.round(overlap, OVERLAP_DECIMALS)
+    near = [i for i, a in enumerate(objects) if a.desc == answer.desc and rounded[i] > 0 and rounded[i] >= threshold]
+    return max(near, key=rounded.__getitem__, default=None)
 
 
 def compare_panel(
-    image: np.ndarray,
-    truth: Sequence[Annotation],
-    predicted: Sequence[Annotation],
-    caption: str = "",
-    *,
-    image_index: int = 0,
-    threshold: float = 0.5,
-    typeface: Typeface | None = None,
+    image: np.ndarray, comparison: Comparison, caption: str = "", *, typeface: Typeface | None = None
 ) -> np.ndarray:
     """Truth (left) and prediction (right) of one photo with titles, counts and legends, uint8 ``[h, w, 3]``.
 
-    Found objects are green on both sides, missed ones dashed orange, false alarms dashed vermilion. Small photos are
-    enlarged until their shorter side has 320 px, as far as the longer one stays within 1024 px; larger ones shrink.
+    Found objects are green on both sides, missed ones dashed orange, false alarms dashed vermilion, duplicates dotted
+    blue. Small photos are enlarged until their shorter side has 320 px, as far as the longer one stays within 1024 px;
+    larger ones shrink.
 
     Args:
         image: uint8 RGB ``[H, W, 3]``.
-        truth: objects of the record, in px of the photo.
-        predicted: objects of the answer, in px of the photo.
+        comparison: its objects and those of an answer, in px of the photo.
         caption: a heading over both, wrapped.
-        image_index: which image of the record this is; objects of others are left out.
-        threshold: overlap from which a prediction counts as found.
         typeface: writes the texts; the machine's best when not given.
     """
     typeface = typeface or default_typeface()
     height, width = image.shape[:2]
-    comparison = compare(truth, predicted, (width, height), image_index=image_index, threshold=threshold)
     scale = min(max(1.0, MIN_SIDE_PX / min(width, height)), MAX_SIDE_PX / max(width, height))
     size = int(np.clip(round(width * scale * TEXT_SHARE), *TEXT_PX))
     left, right = (
@@ -163,12 +182,15 @@ def _legend(entries: Sequence[Entry]) -> list[TextLine]:
 
 
 def _remark(entry: Entry) -> str:
-    return entry.outcome if entry.overlap is None else f"IoU {entry.overlap:.2f}"
+    if entry.overlap is None:
+        return entry.outcome
+    return f"{'duplicate, ' * (entry.outcome == 'duplicate')}IoU {entry.overlap:.2f}"
 
 
 def _title(entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> str:
     counts = {outcome: sum(entry.outcome == outcome for entry in entries) for outcome in outcomes}
-    parts = [f"{n} {outcome}{'s' if outcome == 'false alarm' and n > 1 else ''}" for outcome, n in counts.items() if n]
+    nouns = ("false alarm", "duplicate")
+    parts = [f"{n} {outcome}{'s' if outcome in nouns and n > 1 else ''}" for outcome, n in counts.items() if n]
     total = f"{len(entries)} object{'' if len(entries) == 1 else 's'}"
     return f"{total}: {', '.join(parts)}" if parts else "no objects"
 

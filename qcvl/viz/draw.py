@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -30,7 +31,8 @@ SEAM: Color = (0, 0, 0)  # a dark seam on both sides keeps an outline visible on
 SEAM_OPACITY = 0.55
 SUBPIXEL_BITS = 4  # cv2 takes coordinates in 1/16 px
 FAR_PX = 30_000.0  # a wild answer's coordinates end here, outside any picture: cv2 counts in 32 bits
-DASH_PX, GAP_PX = 9.0, 6.0  # at line thickness 2
+Pattern = Literal["solid", "dashed", "dotted"]
+STROKES: dict[Pattern, tuple[float, float]] = {"dashed": (9.0, 6.0), "dotted": (1.0, 6.0)}  # px on, off at thickness 2
 MAX_LABEL_SHARE = 0.6  # of the picture's width, for one label
 FONT_SHARE, FONT_PX = 1 / 26, (12, 26)  # em height as a share of the shorter side, and its bounds
 
@@ -40,7 +42,7 @@ class Style:
     """How one object is drawn."""
 
     color: Color
-    dashed: bool = False
+    pattern: Pattern = "solid"
 
 
 def desc_styles(descs: Sequence[str]) -> list[Style]:
@@ -117,7 +119,9 @@ def _stroke_all(
     paths = []
     for outline, is_closed, style in zip(outlines, closed, styles, strict=True):
         ring = np.vstack([outline, outline[:1]]) if is_closed else outline
-        parts = _dashes(ring, DASH_PX * thickness / 2, GAP_PX * thickness / 2) if style.dashed else [ring]
+        parts = [ring]
+        if style.pattern != "solid":
+            parts = _dashes(ring, *(length * thickness / 2 for length in STROKES[style.pattern]))
         paths.append([np.round(part * 2**SUBPIXEL_BITS).astype(np.int32).reshape(-1, 1, 2) for part in parts])
     seams = canvas.copy()
     for path in paths:

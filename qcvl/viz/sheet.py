@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from qcvl.viz.draw import resize
 from qcvl.viz.text import PAPER
 
 MARGIN_PX = 12
+COLUMNS = 4
+THUMBNAIL_PX = 480  # width of a picture on a contact sheet: four fill a wide screen
 
 
 def grid(images: Sequence[np.ndarray], columns: int, *, margin: int = MARGIN_PX) -> np.ndarray:
-    """A contact sheet, uint8 ``[H, W, 3]``: row by row, each column as wide as its widest picture, on paper colour.
+    """Pictures on one sheet, uint8 ``[H, W, 3]``: row by row, columns as wide as their widest picture, on paper colour.
 
     Args:
         images: uint8 RGB pictures ``[h, w, 3]`` of any sizes, at least one.
@@ -34,6 +37,12 @@ def grid(images: Sequence[np.ndarray], columns: int, *, margin: int = MARGIN_PX)
         for left, image in zip(lefts, row, strict=False):
             sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], *, columns: int = COLUMNS, width: int = THUMBNAIL_PX) -> np.ndarray:
+    """All pictures in rows of ``columns``, each at most ``width`` px wide, uint8 ``[H, W, 3]``."""
+    small = [resize(picture, min(1.0, width / picture.shape[1])) for picture in pictures]
+    return grid(small, min(columns, len(small)))
 
 
 def save_png(path: str | Path, image: np.ndarray) -> Path:

@@ -16,7 +16,14 @@ SHORT = Generation(max_new_tokens=3, temperature=0, top_p=1, batch_size=4)
 @pytest.fixture
 def scoring(tmp_path):
     def make(**changes) -> GenerationEvaluation:
-        values = {"generation": SHORT, "tiles": None, "limit": 2, "folder": str(tmp_path / "previews"), "panels": 1}
+        values = {
+            "generation": SHORT,
+            "tiles": None,
+            "limit": 2,
+            "folder": str(tmp_path / "previews"),
+            "panels": 1,
+            "remote_images": False,
+        }
         return GenerationEvaluation(**values | changes)
 
     return make
@@ -25,7 +32,7 @@ def scoring(tmp_path):
 def test_each_validation_is_scored_and_drawn_in_a_folder_of_its_step(start_run, scoring, tmp_path):
     start_run(max_epochs=2, callbacks=[scoring()])
     pictures = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "previews").rglob("*.png"))
-    assert pictures == ["previews/step-1/val-0000.png", "previews/step-2/val-0000.png"]
+    assert pictures == [f"previews/step-{n}/{name}.png" for n in (1, 2) for name in ("sheet-val", "val-0000")]
     rows = [json.loads(line) for line in (tmp_path / "run/logging.jsonl").read_text().splitlines()]
     scored = [row for row in rows if "eval/val/dense_count_error" in row]
     assert [row["step"] for row in scored] == [0, 1]

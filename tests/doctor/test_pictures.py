@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qcvl.doctor.pictures import THUMBNAIL_PX, contact_sheet, draw_record
+from qcvl.doctor.pictures import draw_record
 from qcvl.errors import DataError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.records import Record
@@ -40,10 +40,3 @@ def test_a_photo_that_is_gone_is_named_with_file_and_line(record):
     (record.path.parent / "b.png").unlink()
     with pytest.raises(DataError, match=r"x\.jsonl:3: images\[1\] .*b\.png\) not found"):
         draw_record(record)
-
-
-def test_a_contact_sheet_shrinks_wide_pictures_and_has_four_columns():
-    wide, small = np.zeros((100, 960, 3), np.uint8), np.zeros((50, 100, 3), np.uint8)
-    sheet = contact_sheet([wide, small, small, small, small])
-    assert sheet.shape[1] == THUMBNAIL_PX + 3 * 100 + 5 * MARGIN_PX
-    assert sheet.shape[0] == 50 + 50 + 3 * MARGIN_PX

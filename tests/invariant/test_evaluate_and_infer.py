@@ -34,7 +34,7 @@ def test_evaluate_gives_the_final_numbers_of_the_run_and_so_does_scoring_its_pre
     offline = score({"val": read_records(photos / "val.jsonl")}, predictions)
     assert {f"eval/val/{key}": value for key, value in offline.items()} == found
     pictures = sorted(path.name for path in (tmp_path / "here/previews").glob("*.png"))
-    assert pictures == ["val-0000.png", "val-0001.png"]
+    assert pictures == ["sheet-val.png", "val-0000.png", "val-0001.png"]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def test_three_lines_of_python_train_as_the_command_does(command, small_run, fin
     assert done.returncode == 0, done.stderr
     losses = [row["train/loss"] for row in rows(tmp_path / "run") if "train/loss" in row]
     assert losses == [row["train/loss"] for row in rows(finished_run) if "train/loss" in row]
+    audited = [(run / "label_audit.txt").exists() for run in (tmp_path / "run", finished_run)]
+    assert audited == [False, True]  # the command looks at its first samples, and no loss changes
     assert (tmp_path / "run/checkpoints/last").resolve().name == "step-9"
 
 

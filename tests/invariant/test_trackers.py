@@ -1,4 +1,4 @@
-"""Every tracker gets the keys of ``logging.jsonl``, with no network."""
+"""Every tracker gets the keys of ``logging.jsonl``, and the panels where it takes pictures, with no network."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 def test_csv_tensorboard_and_offline_wandb_get_the_same_keys(tmp_path: Path, small_run):
     run = tmp_path / "run"
     short = ("trainer.max_steps=2", "logger=[csv,tensorboard,wandb]", f"hydra.run.dir={run}")
-    done = Command(tmp_path)("train", *small_run, *short)
+    workers = ("data.num_workers=1", "augment.ops.color_jitter.p=1")  # W&B lets no forked process import albumentations
+    done = Command(tmp_path)("train", *small_run, *short, *workers)
     assert done.code == 0, done.output
     keys = {key for row in rows(run) for key in row} - {"step", "epoch"}
     assert {"train/loss", "train/grad_norm/llm", "lr/llm", "eval/loss", "eval/val/dense_f1@0.5"} <= keys
@@ -25,4 +26,8 @@ def test_csv_tensorboard_and_offline_wandb_get_the_same_keys(tmp_path: Path, sma
     events.Reload()
     assert keys <= set(events.Tags()["scalars"])
     (written,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
-    assert b"train/grad_norm/llm" in written.read_bytes()
+    assert b"train/grad_norm/llm" in written.read_bytes() and b"eval/val/panels" in written.read_bytes()
+    assert {"eval/val/panels", "eval/val/panels/val-0000"} == set(events.Tags()["images"])
+    steps = [image.step for image in events.Images("eval/val/panels")]
+    assert [f"step-{step}" for step in steps] == sorted(path.name for path in (run / "previews").iterdir())
+    assert (run / "label_audit.txt").read_text().startswith("Labels of the first 16 samples")

@@ -163,9 +163,8 @@ def test_losses_are_the_same_with_and_without_validation_and_generation_between_
     train, make_module, lora, make_data, logged, tmp_path
 ):
     generation = Generation(max_new_tokens=8, temperature=1.0, top_p=0.9, batch_size=4)
-    scoring = GenerationEvaluation(
-        generation=generation, tiles=None, limit=2, folder=str(tmp_path / "previews"), panels=1
-    )
+    drawing = {"folder": str(tmp_path / "previews"), "panels": 1, "remote_images": False}
+    scoring = GenerationEvaluation(generation=generation, tiles=None, limit=2, **drawing)
     adapter = {"tuner": lora(dropout=0.3), "rate": 0.05}
     train("bare", module=make_module(**adapter), limit=8, batch_size=2)
     between = {"val": {"val": make_data.source("en.jsonl")}, "val_check_interval": 1, "callbacks": [scoring]}

@@ -8,7 +8,7 @@ from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation
 from qcvl.viz.compare import MARGIN_PX, MAX_LEGEND, STYLES, _legend, compare, compare_panel, panel_text
 from qcvl.viz.fonts import PillowTypeface
-from qcvl.viz.sheet import grid, save_png
+from qcvl.viz.sheet import THUMBNAIL_PX, contact_sheet, grid, save_png
 from qcvl.viz.text import PAPER
 
 
@@ -22,6 +22,10 @@ PREDICTED = [box(60, 60, 90, 84, "标签"), box(50, 10, 60, 20), box(0, 0, 5, 5)
 
 def photo(width: int = 100, height: int = 100) -> np.ndarray:
     return np.full((height, width, 3), 128, np.uint8)
+
+
+def panel_of(truth, predicted, caption: str = "", size=(100, 100), **changes) -> np.ndarray:
+    return compare_panel(photo(*size), compare(truth, predicted, size), caption, **changes)
 
 
 def has_color(picture: np.ndarray, outcome: str) -> bool:
@@ -38,6 +42,51 @@ def test_a_found_object_has_one_number_on_both_sides_and_false_alarms_count_on()
         (4, "false alarm"),
     ]
     assert comparison.predicted[0].overlap == pytest.approx(24 / 30)
+
+
+def test_a_further_prediction_of_a_found_object_is_a_duplicate_with_its_number_and_overlap():
+    again, other_desc, barely = box(60, 60, 90, 78, "标签"), box(60, 60, 90, 90), box(60, 60, 90, 74, "标签")
+    comparison = compare(TRUTH, [again, TRUTH[1], other_desc, barely], (100, 100))
+
+    assert [(e.number, e.outcome) for e in comparison.predicted] == [
+        (2, "duplicate"),
+        (2, "found"),  # the best prediction finds, wherever it stands in the answer
+        (3, "false alarm"),  # another desc
+        (4, "false alarm"),  # 14 of 30 px
+    ]
+    assert [e.overlap for e in comparison.predicted] == [pytest.approx(18 / 30), 1.0, None, None]
+    counts = comparison.counts
+    assert (counts.tp, counts.fp, counts.fn, comparison.errors) == (1, 3, 1, 4)
+    assert comparison.sides[1][1] == "4 objects: 1 found, 2 false alarms, 1 duplicate"
+
+
+def test_a_duplicate_of_two_overlapping_objects_repeats_the_one_it_overlaps_most():
+    truth = [box(0, 0, 10, 10), box(0, 2, 10, 12)]
+    comparison = compare(truth, [*truth, box(0, 1.5, 10, 11.5)], (100, 100))
+
+    assert [(e.number, e.outcome) for e in comparison.predicted] == [(1, "found"), (2, "found"), (2, "duplicate")]
+
+
+def test_without_a_threshold_only_what_touches_is_a_duplicate():
+    comparison = compare(TRUTH[:1], [TRUTH[0], box(20, 20, 60, 60), box(70, 70, 80, 80)], (100, 100), threshold=0)
+
+    assert [e.outcome for e in comparison.predicted] == ["found", "duplicate", "false alarm"]
+
+
+def test_outcomes_differ_in_colour_for_any_colour_vision_and_in_strokes_on_a_side():
+    # Viénot, Brettel and Mollon (1999): linear RGB as a reader without red or green cones sees it.
+    blindness = {
+        "none": np.eye(3),
+        "protan": np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]),
+        "deutan": np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]),
+    }
+    for seen in blindness.values():
+        colors = [
+            255 * (seen @ (np.array(style.color) / 255) ** 2.2).clip(0, 1) ** (1 / 2.2) for style in STYLES.values()
+        ]
+        assert min(np.abs(a - b).max() for i, a in enumerate(colors) for b in colors[:i]) > 30
+    for side in (("found", "missed"), ("found", "false alarm", "duplicate")):
+        assert len({STYLES[outcome].pattern for outcome in side}) == len(side)
 
 
 def test_titles_count_the_outcomes():
@@ -63,17 +112,18 @@ def test_only_the_objects_of_the_asked_image_are_compared():
         (TRUTH, [], {"missed"}),
         ([], TRUTH, {"false alarm"}),
         (TRUTH, PREDICTED, {"found", "missed", "false alarm"}),
+        (TRUTH, [*TRUTH, TRUTH[0]], {"found", "duplicate"}),
         ([], [], set()),
     ],
 )
 def test_a_panel_shows_the_colours_of_its_outcomes_and_no_other(truth, predicted, outcomes):
-    panel = compare_panel(photo(), truth, predicted, "caption")
+    panel = panel_of(truth, predicted, "caption")
 
     assert {outcome for outcome in STYLES if has_color(panel, outcome)} == outcomes
 
 
 def test_truth_stands_left_and_prediction_right():
-    panel = compare_panel(photo(), TRUTH, [], "caption")
+    panel = panel_of(TRUTH, [], "caption")
     half = panel.shape[1] // 2
 
     assert has_color(panel[:, :half], "missed")
@@ -85,21 +135,21 @@ def test_truth_stands_left_and_prediction_right():
     [((100, 100), 320), ((200, 100), 640), ((640, 480), 640), ((2048, 1024), 1024), ((40, 400), 320)],
 )
 def test_small_photos_grow_to_320_px_and_large_ones_shrink_to_1024(size, picture):
-    panel = compare_panel(photo(*size), [], [])
+    panel = panel_of([], [], size=size)
 
     assert panel.dtype == np.uint8
     assert panel.shape[1] == 2 * picture + 3 * MARGIN_PX
 
 
 def test_a_caption_adds_height_and_keeps_the_picture():
-    bare, captioned = (compare_panel(photo(), TRUTH, PREDICTED, caption) for caption in ("", "提示: 检测所有目标"))
+    bare, captioned = (panel_of(TRUTH, PREDICTED, caption) for caption in ("", "提示: 检测所有目标"))
 
     assert captioned.shape[0] > bare.shape[0]
     assert np.array_equal(captioned[-bare.shape[0] + MARGIN_PX :], bare[MARGIN_PX:])
 
 
 def test_a_panel_can_be_drawn_without_a_font_for_its_texts():
-    panel = compare_panel(photo(), TRUTH, PREDICTED, "提示", typeface=PillowTypeface(None))
+    panel = panel_of(TRUTH, PREDICTED, "提示", typeface=PillowTypeface(None))
 
     assert has_color(panel, "missed")
 
@@ -116,6 +166,16 @@ def test_the_text_beside_the_panel_holds_every_object():
         "  2  标签  [IoU 0.80]  bbox_2d 60.0 60.0 90.0 84.0",
         "  3  螺丝  [false alarm]  bbox_2d 50.0 10.0 60.0 20.0",
         "  4  螺丝  [false alarm]  bbox_2d 0.0 0.0 5.0 5.0",
+    ]
+
+
+def test_the_text_says_which_object_a_duplicate_repeats():
+    lines = panel_text(compare(TRUTH, [TRUTH[1], TRUTH[1]], (100, 100))).splitlines()
+
+    assert lines[-3:] == [
+        "prediction: 2 objects: 1 found, 1 duplicate",
+        "  2  标签  [IoU 1.00]  bbox_2d 60.0 60.0 90.0 90.0",
+        "  2  标签  [duplicate, IoU 1.00]  bbox_2d 60.0 60.0 90.0 90.0",
     ]
 
 
@@ -140,6 +200,13 @@ def test_a_contact_sheet_puts_pictures_in_rows_of_equal_columns():
     assert (sheet[10:13, 1:4] == 30).all()
     pictures = 4 * 6 + 8 * 2 + 3 * 3
     assert (sheet == PAPER).all(axis=-1).sum() == sheet.shape[0] * sheet.shape[1] - pictures
+
+
+def test_a_contact_sheet_shrinks_wide_pictures_and_has_four_columns():
+    wide, small = np.zeros((100, 960, 3), np.uint8), np.zeros((50, 100, 3), np.uint8)
+    sheet = contact_sheet([wide, small, small, small, small])
+    assert sheet.shape[1] == THUMBNAIL_PX + 3 * 100 + 5 * MARGIN_PX
+    assert sheet.shape[0] == 50 + 50 + 3 * MARGIN_PX
 
 
 @pytest.mark.parametrize(("count", "columns"), [(0, 2), (2, 0)])
