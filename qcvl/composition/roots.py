@@ -65,8 +65,12 @@ class Train(Root):
 
 @settings
 class Evaluate(Root):
-    """``python -m qcvl.evaluate``: ``checkpoint`` is a folder or None (``model`` as it is); ``limit`` None is all."""
+    """``python -m qcvl.evaluate``: ``checkpoint`` is a folder or None (``model`` as it is); ``limit`` None is all.
 
+    ``runs`` (None: no) is a folder of finished runs to compare in place of answering anything.
+    """
+
+    runs: str | None
     checkpoint: str | None
     global_max_length: PositiveInt
     limit: PositiveInt | None

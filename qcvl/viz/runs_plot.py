@@ -1,0 +1,98 @@
+"""Final metrics of several runs against the overrides in which they differ: one panel a metric and override."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qcvl.viz.runs import RunFolder, Runs
+
+_PANEL_INCHES = (4.2, 2.8)
+_METRICS = 3  # rows of panels: the monitored metric, then the first of the others
+_DECADES = 1.0  # numbers that span more are drawn on a logarithmic axis
+_BEST, _OTHER, _WITHOUT = "tab:green", "tab:blue", "tab:red"
+
+
+def save_plot(runs: Runs, metrics: Sequence[str], path: Path) -> None:
+    """Draw the first of ``metrics`` as PNG: each run a point with its name, the best a star, those without a cross.
+
+    A line joins the means where several runs share a value. Without differing overrides the runs stand side by side.
+    """
+    rows, columns = list(metrics[:_METRICS]) or [""], list(runs.varied) or [""]
+    size = (_PANEL_INCHES[0] * len(columns), _PANEL_INCHES[1] * len(rows) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False, sharey="row")
+    for row, metric in enumerate(rows):
+        for column, key in enumerate(columns):
+            _draw(panels[row][column], runs, metric, key)
+            panels[row][column].set_ylabel(metric if column == 0 else "")
+            panels[row][column].set_xlabel((key or "run") if row == len(rows) - 1 else "")
+    figure.suptitle(_title(runs), fontsize=10)
+    figure.savefig(path, dpi=130)
+
+
+def _title(runs: Runs) -> str:
+    done = sum(run.state == "finished" for run in runs.runs)
+    text = f"{done} of {len(runs.runs)} runs finished"
+    if runs.best is None:
+        return text
+    return f"{text}; best: {runs.best.name} ({runs.monitor} {runs.value(runs.best):.4g})"
+
+
+def _draw(axes: Axes, runs: Runs, metric: str, key: str) -> None:
+    places = _places(axes, [run.overrides.get(key, "") if key else run.name for run in runs.runs])
+    values = [_value(run, metric) for run in runs.runs]
+    by_place: dict[float, list[float]] = {}
+    for place, value in zip(places, values, strict=True):
+        if value is not None:
+            by_place.setdefault(place, []).append(value)
+    joined = sorted(by_place)
+    axes.plot(joined, [sum(by_place[x]) / len(by_place[x]) for x in joined], color="0.8", zorder=1)
+    for run, x, value in zip(runs.runs, places, values, strict=True):
+        _mark(axes, run, x, value, best=run is runs.best)
+    axes.grid(visible=True, axis="y", alpha=0.3)
+    axes.margins(x=0.12, y=0.15)
+
+
+def _mark(axes: Axes, run: RunFolder, x: float, value: float | None, *, best: bool) -> None:
+    """A point at its value; a run without one as a cross on the lower edge."""
+    if value is None:
+        edge = axes.get_xaxis_transform()
+        axes.plot([x], [0.03], "x", color=_WITHOUT, transform=edge, clip_on=False, zorder=3)
+        where: dict[str, Any] = {"xy": (x, 0.03), "xycoords": edge, "color": _WITHOUT, "rotation": 90, "va": "bottom"}
+        axes.annotate(f"{run.name} {run.state}", xytext=(0, 6), textcoords="offset points", ha="center", size=7, **where)
+        return
+    marker, color, size = ("*", _BEST, 13) if best else ("o", _OTHER, 6)
+    axes.plot([x], [value], marker, color=color, markersize=size, zorder=2)
+    axes.annotate(run.name, (x, value), xytext=(6, 4), textcoords="offset points", size=8, color=color)
+
+
+def _value(run: RunFolder, metric: str) -> float | None:
+    value = run.metrics.get("final", {}).get(metric) if run.state == "finished" else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _places(axes: Axes, words: Sequence[str]) -> list[float]:
+    """Where values stand on the x axis: numbers at their value, words side by side in the order they come in."""
+    numbers = [_as_number(word) for word in words]
+    if all(number is not None for number in numbers) and len(set(numbers)) > 2:
+        placed = [number for number in numbers if number is not None]
+        if min(placed) > 0 and math.log10(max(placed) / min(placed)) > _DECADES:
+            axes.set_xscale("log")
+        return placed
+    order = list(dict.fromkeys(words))
+    if all(number is not None for number in numbers):
+        order.sort(key=float)
+    axes.set_xticks(range(len(order)), [word or "(default)" for word in order], size=8)
+    return [float(order.index(word)) for word in words]
+
+
+def _as_number(word: str) -> float | None:
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
