@@ -140,3 +140,16 @@ class Export(Root):
     output: str
     model: Any
     dtype: Literal["float32", "bfloat16"]
+
+
+@settings
+class Dashboard(Root):
+    """``python -m qcvl.dashboard``: a view ``name`` of the W&B project ``entity/project``.
+
+    ``sources`` are the names of the validation data whose scores it shows.
+    """
+
+    entity: str
+    project: str
+    name: str
+    sources: list[str]

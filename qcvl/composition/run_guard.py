@@ -65,7 +65,7 @@ def conclude_sweep() -> None:
 
     Does nothing outside a sweep and before its first job. Jobs that score nothing (``check``, ``convert``) get no table.
     """
-    from qcvl.viz.runs import has_runs, read_runs
+    from qcvl.viz.runs import ERROR_FILE, has_runs, read_runs
 
     if not in_sweep() or not has_runs(folder := Path(HydraConfig.get().sweep.dir)):
         return
@@ -78,9 +78,8 @@ def conclude_sweep() -> None:
         print_runs(runs, folder, Console())
     failed = [run for run in runs.runs if run.state == "failed"]
     if failed:
-        print(f"error: {len(failed)} of {len(runs.runs)} jobs failed", file=sys.stderr)
-        for run in failed:
-            print(f"  {folder / run.name}: {run.error}", file=sys.stderr)
+        names = ", ".join(str(folder / run.name) for run in failed)
+        print(f"error: {len(failed)} of {len(runs.runs)} jobs failed; {ERROR_FILE} says why in {names}", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from qcvl.viz.runs import RunFolder, Runs
 
 _PANEL_INCHES = (4.2, 2.8)
-_METRICS = 3  # rows of panels: the monitored metric, then the first of the others
+_METRICS = 2  # rows of panels: the monitored metric, then the first of the others
+_ROOM = 0.35  # of the height, below the points where runs without a value are named
 _DECADES = 1.0  # numbers that span more are drawn on a logarithmic axis
 _BEST, _OTHER, _WITHOUT = "tab:green", "tab:blue", "tab:red"
 
@@ -30,6 +31,9 @@ def save_plot(runs: Runs, metrics: Sequence[str], path: Path) -> None:
             _draw(panels[row][column], runs, metric, key)
             panels[row][column].set_ylabel(metric if column == 0 else "")
             panels[row][column].set_xlabel((key or "run") if row == len(rows) - 1 else "")
+        low, high = panels[row][0].get_ylim()  # of the whole row
+        if any(_value(run, metric) is None for run in runs.runs):
+            panels[row][0].set_ylim(low - _ROOM * (high - low), high)
     figure.suptitle(_title(runs), fontsize=10)
     figure.savefig(path, dpi=130)
 
@@ -51,23 +55,31 @@ def _draw(axes: Axes, runs: Runs, metric: str, key: str) -> None:
             by_place.setdefault(place, []).append(value)
     joined = sorted(by_place)
     axes.plot(joined, [sum(by_place[x]) / len(by_place[x]) for x in joined], color="0.8", zorder=1)
+    points: dict[tuple[float, float | None, str], list[RunFolder]] = {}
     for run, x, value in zip(runs.runs, places, values, strict=True):
-        _mark(axes, run, x, value, best=run is runs.best)
+        points.setdefault((x, value, run.state), []).append(run)
+    for (x, value, state), there in points.items():
+        names = ", ".join(run.name for run in there)
+        if value is None:
+            _mark_without(axes, f"{names} {'without value' if state == 'finished' else state}", x)
+        else:
+            _mark(axes, names, x, value, best=runs.best in there)
     axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.margins(x=0.12, y=0.15)
+    axes.margins(x=0.15, y=0.15)
 
 
-def _mark(axes: Axes, run: RunFolder, x: float, value: float | None, *, best: bool) -> None:
-    """A point at its value; a run without one as a cross on the lower edge."""
-    if value is None:
-        edge = axes.get_xaxis_transform()
-        axes.plot([x], [0.03], "x", color=_WITHOUT, transform=edge, clip_on=False, zorder=3)
-        where: dict[str, Any] = {"xy": (x, 0.03), "xycoords": edge, "color": _WITHOUT, "rotation": 90, "va": "bottom"}
-        axes.annotate(f"{run.name} {run.state}", xytext=(0, 6), textcoords="offset points", ha="center", size=7, **where)
-        return
+def _mark(axes: Axes, names: str, x: float, value: float, *, best: bool) -> None:
     marker, color, size = ("*", _BEST, 13) if best else ("o", _OTHER, 6)
     axes.plot([x], [value], marker, color=color, markersize=size, zorder=2)
-    axes.annotate(run.name, (x, value), xytext=(6, 4), textcoords="offset points", size=8, color=color)
+    axes.annotate(names, (x, value), xytext=(6, 4), textcoords="offset points", size=8, color=color)
+
+
+def _mark_without(axes: Axes, text: str, x: float) -> None:
+    """A cross on the lower edge."""
+    edge = axes.get_xaxis_transform()
+    axes.plot([x], [0.03], "x", color=_WITHOUT, transform=edge, zorder=3)
+    style: dict[str, Any] = {"color": _WITHOUT, "size": 7, "rotation": 90, "ha": "center", "va": "bottom"}
+    axes.annotate(text, (x, 0.03), xycoords=edge, xytext=(0, 5), textcoords="offset points", **style)
 
 
 def _value(run: RunFolder, metric: str) -> float | None:
