@@ -33,7 +33,9 @@ def run(root: str, task: Task) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors in place of printing them: they are handled below
     try:
         sys.argv[1:] = prepare_argv(sys.argv[1:], root)
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(_job(task, this_program(), sys.argv[1:]))()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(
+            _job(task, this_program(), sys.argv[1:])
+        )()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         _exit(error, 2)
     except QcvlError as error:

@@ -34,7 +34,7 @@ def weights_come_from_one_place(cfg: DictConfig) -> str | None:
 def sweeps_run_on_one_device(cfg: DictConfig) -> str | None:
     """Jobs side by side on one machine each take its first devices: with several of them a job they are all shared.
 
-    Jobs one after another may take as many as there are: each is a process of its own, whose ranks start that job alone.
+    Jobs one after another may take all there are: each is a process of its own, whose ranks start that job alone.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

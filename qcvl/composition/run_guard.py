@@ -63,7 +63,7 @@ def in_sweep() -> bool:
 def conclude_sweep() -> None:
     """After a sweep: print its table, write it and its plot into the sweep's folder, exit with 1 where a job failed.
 
-    Does nothing outside a sweep and before its first job. Jobs that score nothing (``check``, ``convert``) get no table.
+    Does nothing outside a sweep or before its first job. Jobs that score nothing (``check``, ``convert``) get no table.
     """
     from qcvl.viz.runs import ERROR_FILE, has_runs, read_runs
 
@@ -79,7 +79,9 @@ def conclude_sweep() -> None:
     failed = [run for run in runs.runs if run.state == "failed"]
     if failed:
         names = ", ".join(str(folder / run.name) for run in failed)
-        print(f"error: {len(failed)} of {len(runs.runs)} jobs failed; {ERROR_FILE} says why in {names}", file=sys.stderr)
+        print(
+            f"error: {len(failed)} of {len(runs.runs)} jobs failed; {ERROR_FILE} says why in {names}", file=sys.stderr
+        )
         raise SystemExit(1)
 
 

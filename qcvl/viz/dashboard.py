@@ -37,7 +37,10 @@ def sections(sources: Sequence[str]) -> dict[str, list[Plot]]:
             Plot("F1 by geometry", pattern=rf"{scope}/({'|'.join(KINDS)})_f1@0\.5"),
             Plot("valid and whole answers", (f"{scope}/json_valid", f"{scope}/finished")),
             Plot("wrong number of objects", (f"{scope}/dense_count_error",)),
-            Plot("duplicates, out of frame", tuple(f"{scope}/dense_{name}_rate" for name in ("duplicate", "out_of_frame"))),
+            Plot(
+                "duplicates, out of frame",
+                tuple(f"{scope}/dense_{name}_rate" for name in ("duplicate", "out_of_frame")),
+            ),
         ]
     found["Learning rates"] = [
         Plot("learning rate", tuple(f"lr/{tower}" for tower in _TOWERS)),
@@ -70,10 +73,15 @@ def build_workspace(entity: str, project: str, name: str, sources: Sequence[str]
         )
         for title, plots in sections(sources).items()
     ]
-    tables = [panels.WeavePanelSummaryTable(table_name=key) for key in picture_tables(sources)]
-    made.append(workspaces.Section(name="Pictures", is_open=True, panels=tables))
+    pictures = workspaces.Section(
+        name="Pictures",
+        is_open=True,
+        panels=[panels.WeavePanelSummaryTable(table_name=key) for key in picture_tables(sources)],
+    )
     grouping = workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")])
-    return workspaces.Workspace(entity=entity, project=project, name=name, sections=made, runset_settings=grouping)
+    return workspaces.Workspace(
+        entity=entity, project=project, name=name, sections=[*made, pictures], runset_settings=grouping
+    )
 
 
 def layout_json(workspace: "Workspace") -> str:

@@ -18,7 +18,12 @@ _BEST, _OTHER, _WITHOUT = "tab:green", "tab:blue", "tab:red"
 
 
 def save_plot(runs: Runs, metrics: Sequence[str], path: Path) -> None:
-    """Draw the first of ``metrics`` as PNG: each run a point with its name, the best a star, those without a cross.
+    """Write ``draw_plot`` as PNG."""
+    draw_plot(runs, metrics).savefig(path, dpi=130)
+
+
+def draw_plot(runs: Runs, metrics: Sequence[str]) -> Figure:
+    """The first of ``metrics``: each run a point with its name, the best a star, those without a value a cross.
 
     A line joins the means where several runs share a value. Without differing overrides the runs stand side by side.
     """
@@ -35,7 +40,7 @@ def save_plot(runs: Runs, metrics: Sequence[str], path: Path) -> None:
         if any(_value(run, metric) is None for run in runs.runs):
             panels[row][0].set_ylim(low - _ROOM * (high - low), high)
     figure.suptitle(_title(runs), fontsize=10)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _title(runs: Runs) -> str:

@@ -104,7 +104,12 @@ def test_jobs_side_by_side_over_several_devices_are_refused_before_the_first_one
 
 @pytest.mark.slow
 def test_optuna_finds_the_best_value_and_the_table_marks_the_same_run(command):
-    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=1", "hydra.sweeper.sampler.seed=3")
+    search = (
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=5",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.sampler.seed=3",
+    )
     done = command("train", "-m", *search, "tuner.rank=range(4,40)", "seed=7,9", "hydra.sweep.dir=sweep", entry=TASK)
     sweep = command.workplace / "sweep"
     rows = rows_of(sweep)
