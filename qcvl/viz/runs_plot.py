@@ -13,7 +13,8 @@ from qcvl.viz.runs import RunFolder, Runs
 _PANEL_INCHES = (4.2, 2.8)
 _METRICS = 2  # rows of panels: the monitored metric, then the first of the others
 _ROOM = 0.35  # of the height, below the points where runs without a value are named
-_DECADES = 1.0  # numbers that span more are drawn on a logarithmic axis
+_WIDE = 8.0  # largest over smallest number from which the axis is logarithmic
+_TICKS = 6  # as many different numbers are written at their places; more get round ticks
 _BEST, _OTHER, _WITHOUT = "tab:green", "tab:blue", "tab:red"
 
 
@@ -60,15 +61,18 @@ def _draw(axes: Axes, runs: Runs, metric: str, key: str) -> None:
             by_place.setdefault(place, []).append(value)
     joined = sorted(by_place)
     axes.plot(joined, [sum(by_place[x]) / len(by_place[x]) for x in joined], color="0.8", zorder=1)
-    points: dict[tuple[float, float | None, str], list[RunFolder]] = {}
+    points: dict[tuple[float, float], list[RunFolder]] = {}
+    without: dict[float, dict[str, list[str]]] = {}
     for run, x, value in zip(runs.runs, places, values, strict=True):
-        points.setdefault((x, value, run.state), []).append(run)
-    for (x, value, state), there in points.items():
-        names = ", ".join(run.name for run in there)
         if value is None:
-            _mark_without(axes, f"{names} {'without value' if state == 'finished' else state}", x)
+            state = "without value" if run.state == "finished" else run.state
+            without.setdefault(x, {}).setdefault(state, []).append(run.name)
         else:
-            _mark(axes, names, x, value, best=runs.best in there)
+            points.setdefault((x, value), []).append(run)
+    for (x, value), there in points.items():
+        _mark(axes, ", ".join(run.name for run in there), x, value, best=runs.best in there)
+    for x, names in without.items():
+        _mark_without(axes, "\n".join(f"{', '.join(names[state])} {state}" for state in names), x)
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.margins(x=0.15, y=0.15)
 
@@ -95,13 +99,19 @@ def _value(run: RunFolder, metric: str) -> float | None:
 def _places(axes: Axes, words: Sequence[str]) -> list[float]:
     """Where values stand on the x axis: numbers at their value, words side by side in the order they come in."""
     numbers = [_as_number(word) for word in words]
-    if all(number is not None for number in numbers) and len(set(numbers)) > 2:
-        placed = [number for number in numbers if number is not None]
-        if min(placed) > 0 and math.log10(max(placed) / min(placed)) > _DECADES:
+    placed = [number for number in numbers if number is not None]
+    if len(placed) == len(words) and len(set(placed)) > 2:
+        if min(placed) > 0 and max(placed) / min(placed) >= _WIDE:
             axes.set_xscale("log")
+        if len(set(placed)) <= _TICKS:
+            ticks = dict(zip(placed, words, strict=True))
+            axes.set_xticks(list(ticks), list(ticks.values()), size=8)
+            axes.set_xticks([], minor=True)
+        elif axes.get_xscale() == "linear":
+            axes.ticklabel_format(axis="x", scilimits=(-3, 5))
         return placed
     order = list(dict.fromkeys(words))
-    if all(number is not None for number in numbers):
+    if len(placed) == len(words):
         order.sort(key=float)
     axes.set_xticks(range(len(order)), [word or "(default)" for word in order], size=8)
     return [float(order.index(word)) for word in words]
