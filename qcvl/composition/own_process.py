@@ -52,7 +52,7 @@ def run_in_own_process(cfg: DictConfig, program: Sequence[str], sweep_overrides:
         return None
     command = [sys.executable, *program, *job_arguments(hydra)]
     names = {
-        "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or Path(hydra.sweep.dir).name,
+        "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or "/".join(Path(hydra.sweep.dir).parts[-2:]),
         "WANDB_NAME": job_name(list(hydra.overrides.task), [*sweep_overrides, *_swept_in_yaml(hydra)]),
     }
     code, told = _follow(command, hydra.runtime.cwd, {**os.environ, **names})

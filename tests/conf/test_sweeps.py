@@ -121,7 +121,7 @@ def test_optuna_finds_the_best_value_and_the_table_marks_the_same_run(command):
     assert [row["run"] for row in rows if row["best"]] == [best["run"]]
     found = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
     assert found["best_value"] == float(best["eval/loss"])
-    assert str(found["best_params"]["tuner.rank"]) == best["tuner.rank"]
+    assert str(found["best_params"]["++tuner.rank"]) == best["tuner.rank"]
 
 
 @pytest.mark.slow
@@ -184,6 +184,31 @@ def test_a_search_example_starts_its_jobs_without_further_words(command, search,
     assert len(rows) == jobs and varied <= rows[0].keys()
     assert {row["group"] for row in rows} == {repr("sweep")}
     assert all(key in row["name"] for key in varied for row in rows)
+
+
+@pytest.mark.slow
+def test_slurm_gets_the_jobs_of_a_sweep_as_one_array(tmp_path):
+    for name, answer in (("sbatch", "Submitted batch job 42"), ("srun", ""), ("sacct", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{answer}'\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "train.py").write_text(TASK.format(root="train"))
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "-m", "seed=1,2", "hydra/launcher=slurm", "hydra.launcher.partition=big"]
+        + ["hydra.sweep.dir=sweep"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (written := list(tmp_path.glob("sweep/.submitit/42*/42*_submission.sh"))):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        process.kill()  # it would wait for a cluster that is not there
+        process.wait()
+    asked = {line for line in written[0].read_text().splitlines() if line.startswith("#SBATCH")}
+    assert {"#SBATCH --array=0-1%2", "#SBATCH --partition=big", "#SBATCH --time=1440", "#SBATCH --mem=64GB"} <= asked
+    assert {"#SBATCH --gpus-per-node=1", "#SBATCH --ntasks-per-node=1", "#SBATCH --job-name=qcvl-train"} <= asked
 
 
 def test_a_name_says_what_a_job_has_that_others_have_not():
