@@ -15,11 +15,11 @@ def start_trackers(loggers: Iterable[Logger]) -> None:
     Raises:
         TrackerError: where W&B cannot be reached or knows no key.
     """
-    from wandb.errors import Error
-
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
             continue
+        from wandb.errors import Error  # here: importing wandb takes a second, and most runs do without it
+
         try:
             _ = logger.experiment
         except Error as error:
