@@ -19,6 +19,10 @@ class CheckpointError(QcvlError):
     """A checkpoint folder is missing, incomplete, damaged or of another kind than asked for."""
 
 
+class TrackerError(QcvlError):
+    """A tracker (Weights & Biases) cannot be used: no network, no key, or no such project."""
+
+
 class ParseError(QcvlError):
     """A model's answer could not be read."""
 

@@ -1,4 +1,4 @@
-"""``python -m qcvl.evaluate``: a checkpoint's numbers and pictures on ``data.val``."""
+"""``python -m qcvl.evaluate``: a checkpoint's numbers and pictures on ``data.val``, or the table of several runs."""
 
 from pathlib import Path
 
@@ -9,8 +9,13 @@ from qcvl.composition.opening import open_model
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Answer every validation record, score, and write metrics.json, tables, predictions and pictures."""
+    """Answer every validation record, score, and write metrics.json, tables, predictions and pictures.
+
+    With ``runs`` nothing is answered: the finished metrics of the runs in that folder become one table and one plot.
+    """
     settings = config.build(cfg)
+    if settings.runs is not None:
+        return compare_runs(Path(settings.runs), Path(settings.paths.output_dir))
     from rich.console import Console
 
     from qcvl.data.datamodule import VLDataModule
@@ -62,6 +67,18 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     for name, path in where.items():
         console.print(f"{name:11} {path}", highlight=False, markup=False, soft_wrap=True)
     return analysis.metrics
+
+
+def compare_runs(runs_folder: Path, folder: Path) -> dict[str, float]:
+    """Print the table of the runs, write it and its plot into ``folder``; returns the final metrics of the best run."""
+    from rich.console import Console
+
+    from qcvl.viz.runs import read_runs
+    from qcvl.viz.runs_report import print_runs
+
+    runs = read_runs(runs_folder)
+    print_runs(runs, folder, Console())
+    return runs.best.metrics["final"] if runs.best is not None else {}
 
 
 def main() -> None:

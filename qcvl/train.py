@@ -22,8 +22,10 @@ def train(cfg: DictConfig) -> float | None:
 
     from qcvl.callbacks.checkpoint import TRAINER_STATE
     from qcvl.callbacks.ranks import ending_together
+    from qcvl.callbacks.trackers import start_trackers
 
     console = Console(quiet=not run.trainer.is_global_zero)
+    start_trackers(run.trainer.loggers)
     run.datamodule.prepare_data()
     inspect(run)  # bad data stops here, before weights are loaded
     run.datamodule.setup("fit")

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from qcvl.composition.argv import prepare_argv
 from qcvl.composition.locations import CONF_DIR
 from qcvl.errors import ConfigError, QcvlError
+from qcvl.viz.runs import ERROR_FILE
 
 Task = Callable[[DictConfig], Any]
 
@@ -19,32 +20,50 @@ def run(root: str, task: Task) -> None:
     """Compose ``conf/<root>.yaml`` with the command line, check it, and call ``task(cfg)``.
 
     Errors meant for the user end the process without a traceback: with 2 for a wrong configuration, else with 1.
-    Nothing heavy is imported before the configuration has been checked.
+    Nothing heavy is imported before the configuration has been checked. Each job of a sweep (``-m``) runs in a process
+    of its own; the sweep ends with a table of its jobs, and with 1 where one of them failed.
     """
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from qcvl.composition.own_process import this_program
+    from qcvl.composition.run_guard import conclude_sweep
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors in place of printing them: they are handled below
     try:
         sys.argv[1:] = prepare_argv(sys.argv[1:], root)
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(_job(task))()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(
+            _job(task, this_program(), sys.argv[1:])
+        )()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         _exit(error, 2)
     except QcvlError as error:
         _exit(error, 1)
+    except Exception:
+        conclude_sweep()  # a sweeper gives up where every job failed (Optuna does): the table still says why
+        raise
 
 
-def _job(task: Task) -> Task:
-    """The function Hydra calls for each job: checks the settings, keeps them, sets threads, does the work."""
+def _job(task: Task, program: Sequence[str], overrides: Sequence[str]) -> Task:
+    """The function Hydra calls for each job: checks the settings, keeps them, sets threads, does the work.
+
+    In a sweep it starts ``python <program>`` for the job and waits; a launcher may call it on another machine, so it
+    carries all it needs.
+    """
 
     def job(cfg: DictConfig) -> Any:
         from qcvl.composition.check import validate
+        from qcvl.composition.own_process import run_in_own_process
         from qcvl.composition.processes import is_first_process
+        from qcvl.composition.run_guard import in_sweep
 
+        if in_sweep():
+            return run_in_own_process(cfg, program, [item for item in overrides if "=" in item])
         validate(cfg)
         if is_first_process():
             save_config(cfg)
+            (Path(cfg.paths.output_dir) / ERROR_FILE).unlink(missing_ok=True)  # of a sweep whose job this resumes
         # Read by torch when it is imported: two threads on busy cores stall each other.
         os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
         try:

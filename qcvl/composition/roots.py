@@ -73,8 +73,11 @@ class Evaluate(Root):
     chooses the one with the best F1 on that source. ``iou`` is the overlap from which an object is found in that choice
     and in the tables by class and by group. ``group_by`` is the key of the records' metadata that makes groups.
     ``tiles`` None asks about whole photos.
+
+    ``runs`` (None: no) is a folder of finished runs to compare in place of answering anything.
     """
 
+    runs: str | None
     checkpoint: str | None
     global_max_length: PositiveInt
     limit: PositiveInt | None
@@ -151,3 +154,16 @@ class Export(Root):
     output: str
     model: Any
     dtype: Literal["float32", "bfloat16"]
+
+
+@settings
+class Dashboard(Root):
+    """``python -m qcvl.dashboard``: a view ``name`` of the W&B project ``entity/project``.
+
+    ``sources`` are the names of the validation data whose scores it shows.
+    """
+
+    entity: str
+    project: str
+    name: str
+    sources: list[str]

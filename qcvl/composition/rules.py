@@ -7,8 +7,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from qcvl.errors import ConfigError
 
-# Each of these launchers gives a sweep's job a process of its own; the basic one runs all jobs in the first process.
-_ONE_PROCESS_PER_JOB = ("submitit", "joblib")
 _SHARDED = ("deepspeed", "fsdp", "modelparallel")
 
 
@@ -34,22 +32,39 @@ def weights_come_from_one_place(cfg: DictConfig) -> str | None:
 
 
 def sweeps_run_on_one_device(cfg: DictConfig) -> str | None:
-    """Lightning starts further ranks with the same command line: under ``-m`` each would run the whole sweep."""
+    """Jobs side by side on one machine each take its first devices: with several of them a job they are all shared.
+
+    Jobs one after another may take all there are: each is a process of its own, whose ranks start that job alone.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
         return None
     launcher = HydraConfig.get().launcher
-    own_process = any(name in str(launcher.get("_target_")) for name in _ONE_PROCESS_PER_JOB)
-    if own_process and launcher.get("n_jobs", 1) == 1:
-        return None
+    name = str(launcher.get("_target_"))
+    side_by_side = name.endswith(".LocalLauncher") or ("joblib" in name and launcher.get("n_jobs", 1) != 1)
     devices, nodes = OmegaConf.select(cfg, "trainer.devices"), OmegaConf.select(cfg, "trainer.num_nodes") or 1
-    if _count(devices) * nodes <= 1:
+    if not side_by_side or _count(devices) * nodes <= 1:
         return None
     return (
-        f"trainer.devices: {devices} devices in a sweep (-m), whose further processes would each start the whole "
-        "sweep; use trainer.devices=1, hydra/launcher=joblib hydra.launcher.n_jobs=1, or a loop over single runs"
+        f"trainer.devices: {devices} devices in each job of a sweep whose jobs run side by side, all on the same ones; "
+        "use trainer.devices=1, hydra.launcher.n_jobs=1 with joblib, or hydra/launcher=basic (one after another)"
+    )
+
+
+def search_follows_the_monitor(cfg: DictConfig) -> str | None:
+    """Optuna gets the final monitored value: it must look for the end of the scale that checkpoints/best looks for."""
+    from hydra.core.hydra_config import HydraConfig
+
+    direction, mode = HydraConfig.get().sweeper.get("direction"), OmegaConf.select(cfg, "callbacks.checkpoint.mode")
+    wanted = {"min": "minimize", "max": "maximize"}.get(str(mode))
+    found = str(getattr(direction, "name", direction))
+    if direction is None or wanted is None or found == wanted:
+        return None
+    return (
+        f"hydra.sweeper.direction: {found}, but of {OmegaConf.select(cfg, 'callbacks.checkpoint.monitor')} the "
+        f"{mode}imum is best (callbacks.checkpoint.mode); add hydra.sweeper.direction={wanted}"
     )
 
 

@@ -1,15 +1,21 @@
-"""The Hydra callback that looks before anything is written: Hydra makes ``.hydra/`` before the task runs."""
+"""The Hydra callback around a command: it looks before anything is written, and concludes a sweep.
 
+Hydra makes ``.hydra/`` before the task runs, so a task could only look too late.
+"""
+
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from qcvl.composition.check import validate
 from qcvl.composition.processes import is_first_process
+from qcvl.composition.rules import search_follows_the_monitor, sweeps_run_on_one_device
 from qcvl.errors import ConfigError
 
 _HOW_TO_GO_ON = ", or resume=auto to continue the run in it"
@@ -32,16 +38,67 @@ class RunGuard(Callback):
             stop(error)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check that ``hydra.sweep.dir`` is free; the settings of each job are checked when it starts."""
+        """Check what concerns the sweep as a whole; the settings of each job are checked when it starts."""
+        HydraConfig.instance().set_config(config)
         try:
             require_free(Path(config.hydra.sweep.dir), "hydra.sweep.dir", "")
+            for part in ("launcher", "sweeper"):
+                require_installed(part, config.hydra[part]["_target_"])
+            problems = [rule(config) for rule in (sweeps_run_on_one_device, search_follows_the_monitor)]
+            if found := [problem for problem in problems if problem is not None]:
+                raise ConfigError("\n".join(found))
         except ConfigError as error:
             stop(error)
 
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show and keep the table of the sweep's jobs."""
+        conclude_sweep()
+
+
+def in_sweep() -> bool:
+    """True in a sweep (``-m``), also in the process of a launcher that is about to run one of its jobs."""
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def conclude_sweep() -> None:
+    """After a sweep: print its table, write it and its plot into the sweep's folder, exit with 1 where a job failed.
+
+    Does nothing outside a sweep or before its first job. Jobs that score nothing (``check``, ``convert``) get no table.
+    """
+    from qcvl.viz.runs import ERROR_FILE, has_runs, read_runs
+
+    if not in_sweep() or not has_runs(folder := Path(HydraConfig.get().sweep.dir)):
+        return
+    runs = read_runs(folder)
+    if any(run.metrics for run in runs.runs):
+        from rich.console import Console
+
+        from qcvl.viz.runs_report import print_runs
+
+        print_runs(runs, folder, Console())
+    failed = [run for run in runs.runs if run.state == "failed"]
+    if failed:
+        names = ", ".join(str(folder / run.name) for run in failed)
+        print(
+            f"error: {len(failed)} of {len(runs.runs)} jobs failed; {ERROR_FILE} says why in {names}", file=sys.stderr
+        )
+        raise SystemExit(1)
+
+
+def require_installed(part: str, target: str) -> None:
+    """Raise ConfigError where the package of a launcher or sweeper is not there; Hydra would say "unknown plugin"."""
+    package = ".".join(target.split(".")[:2])
+    try:
+        there = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # not even hydra_plugins
+        there = False
+    if not there:
+        raise ConfigError(f"hydra/{part}: {package} is not installed; run pip install 'qcvl[sweep]'")
+
 
 def require_free(folder: Path, setting: str, alternative: str) -> None:
-    """Raise ConfigError where ``folder`` exists and is not empty."""
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    """Raise ConfigError where ``folder`` holds more than ``.hydra``, which a sweep writes before its job starts."""
+    found = sorted(path.name for path in folder.iterdir() if path.name != ".hydra") if folder.is_dir() else []
     if found:
         shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
         raise ConfigError(f"{setting}: {folder} is not empty (it holds {shown}); give an empty one{alternative}")

@@ -28,9 +28,9 @@ def command(tmp_path, monkeypatch):
     for rank in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID"):
         environment.pop(rank, None)
 
-    def run(root, *arguments, **variables):
+    def run(root, *arguments, entry=ENTRY, **variables):
         script = tmp_path / f"{root}.py"
-        script.write_text(ENTRY.format(root=root))
+        script.write_text(entry.format(root=root))
         return subprocess.run(
             [sys.executable, str(script), *arguments],
             cwd=workplace,

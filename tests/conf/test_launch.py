@@ -73,25 +73,6 @@ def test_an_empty_directory_and_another_rank_of_the_same_run_are_let_in(command)
     assert again.returncode == 0, again.stderr
 
 
-def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(command):
-    done = command("train", "-m", "stage=1,2", "tuner=lora,full", "hydra.sweep.dir=sweep")
-    assert done.stdout.count("ran train") == 4, done.stderr
-    saved = [yaml.safe_load((command.workplace / f"sweep/{job}/config.yaml").read_text()) for job in range(4)]
-    assert [(s["stage"]["number"], s["tuner"]["_target_"].rpartition(".")[2]) for s in saved] == [
-        (1, "PeftTuner"),
-        (1, "FullTuner"),
-        (2, "PeftTuner"),
-        (2, "FullTuner"),
-    ]
-    assert saved[3]["paths"]["output_dir"] == str(command.workplace / "sweep/3")
-
-
-def test_a_sweep_over_several_devices_in_one_process_is_refused(command):
-    done = command("train", "-m", "stage=1,2", "trainer.devices=2")
-    assert done.returncode == 2 and "ran" not in done.stdout
-    assert "would each start the whole sweep" in done.stderr
-
-
 def test_a_forged_config_yaml_of_another_run_is_never_instantiated(command):
     forged = command.workplace / "outputs/train/2020-01-01/00-00-00"
     forged.mkdir(parents=True)

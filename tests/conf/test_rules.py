@@ -45,27 +45,30 @@ def sweep():
 
 BASIC = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
 JOBLIB = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"}
+LOCAL = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"}
 
 
 @pytest.mark.parametrize(
     ("launcher", "devices", "refused"),
     [
-        (BASIC, 1, False),
-        (BASIC, 2, True),
-        (BASIC, "2", True),
-        (BASIC, [0, 1], True),
-        (BASIC, "0,1", True),
-        (BASIC, "auto", False),
+        (BASIC, 2, False),
+        (LOCAL, 1, False),
+        (LOCAL, 2, True),
+        (LOCAL, "2", True),
+        (LOCAL, [0, 1], True),
+        (LOCAL, "0,1", True),
+        (LOCAL, "auto", False),
         ({**JOBLIB, "n_jobs": 1}, 2, False),
         ({**JOBLIB, "n_jobs": 4}, 2, True),
+        ({**JOBLIB, "n_jobs": -1}, 2, True),
         ({"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}, 2, False),
     ],
 )
-def test_a_sweep_over_several_devices_needs_one_process_per_job(sweep, launcher, devices, refused):
+def test_jobs_side_by_side_take_one_device_each(sweep, launcher, devices, refused):
     cfg = OmegaConf.create({"trainer": {"devices": devices, "num_nodes": 1}})
     sweep(launcher)
     if refused:
-        with pytest.raises(ConfigError, match="would each start the whole sweep"):
+        with pytest.raises(ConfigError, match="jobs run side by side, all on the same ones"):
             config.check_compatible(cfg)
     else:
         config.check_compatible(cfg)
@@ -74,7 +77,7 @@ def test_a_sweep_over_several_devices_needs_one_process_per_job(sweep, launcher,
 
 
 def test_all_broken_rules_come_in_one_error(sweep):
-    sweep(BASIC)
+    sweep(LOCAL)
     trainer = {"strategy": "deepspeed_stage_2", "devices": 2}
     cfg = OmegaConf.create({**MUON, "trainer": trainer, "stage": {"number": 1, "init_from": "latest"}})
     with pytest.raises(ConfigError) as caught:
