@@ -98,7 +98,7 @@ class SampleDataset(Dataset):
         source, record = self._record(key)
         draw = (self.seed, epoch, int(index))
         task = choose_task(source.sampling, self.dense_share, draw)
-        place = (int(source_index), int(record_index))
+        place = tuple(self.rows(epoch)[index].tolist())
         sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
         if self.crops is not None:
             sample = window(self.crops)(sample, draw)
