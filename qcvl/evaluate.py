@@ -1,11 +1,16 @@
 """``python -m qcvl.evaluate``: a checkpoint's numbers and pictures on ``data.val``, or the table of several runs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from qcvl import config
+from qcvl.composition.cost import Meter, write_cost
 from qcvl.composition.opening import open_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -46,7 +51,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     grouping = group_records(records, settings.group_by, train, settings.limit)
     whole = HFPredictor(opened.model, opened.processing, settings.generation)
     predictor = with_tiles(whole, settings.tiles, opened.answer_format)
+    meter = Meter()
     answers = predict_sources(predictor, datamodule, settings.limit)
+    cost = cost_of_answers(meter, opened.model, sum(map(len, answers.values())))
     analysis = analyse(
         records, answers, threshold=settings.threshold, overlap=settings.iou, grouping=grouping, seed=settings.seed
     )
@@ -63,10 +70,28 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         console.print(table)
     for remark in remarks(analysis, settings.iou):
         console.print(remark, highlight=False, markup=False)
+    write_cost(folder, cost)
+    console.print(
+        f"cost        {cost['core_ms_per_answer']:.4g} ms of processor time an answer, {cost['ms_per_answer']:.4g} ms by "
+        f"the clock; {cost['parameters']:,.0f} parameters",
+        highlight=False,
+        soft_wrap=True,
+    )
     where = {"run": folder, "predictions": folder / "predictions", "pictures": settings.paths.previews}
     for name, path in where.items():
         console.print(f"{name:11} {path}", highlight=False, markup=False, soft_wrap=True)
     return analysis.metrics
+
+
+def cost_of_answers(meter: Meter, model: "nn.Module", answers: int) -> dict[str, float]:
+    """What ``answers`` answers cost since ``meter`` was made, photos decoded and answers read included."""
+    processor, clock = meter.spent()
+    return {
+        "answers": answers,
+        "core_ms_per_answer": 1000 * processor / max(answers, 1),
+        "ms_per_answer": 1000 * clock / max(answers, 1),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
 
 
 def compare_runs(runs_folder: Path, folder: Path) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from qcvl import config
+from qcvl.composition.cost import Meter, write_cost
 from qcvl.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def train(cfg: DictConfig) -> float | None:
     """Run one training job; returns the final value of the monitored metric, for sweepers."""
+    meter = Meter()
     run = config.build(cfg)
     from rich.console import Console
 
@@ -39,7 +41,7 @@ def train(cfg: DictConfig) -> float | None:
             run.trainer.fit(run.module, run.datamodule)
         else:
             go_on(run, Path(run.settings.resume) / TRAINER_STATE)
-        return conclude(run, console)
+        return conclude(run, console, meter)
 
 
 def inspect(run: "Run") -> None:
@@ -107,8 +109,8 @@ def audit(run: "Run", console: "Console") -> None:
         console.print(audit_report(labels), soft_wrap=True)
 
 
-def conclude(run: "Run", console: "Console") -> float | None:
-    """Evaluate the final weights unless that was just done, print the results and where everything is."""
+def conclude(run: "Run", console: "Console", meter: Meter) -> float | None:
+    """Evaluate the final weights unless that was just done, print the results, the cost and where everything is."""
     from qcvl.callbacks.metrics_file import MetricsFile
     from qcvl.viz.report import headline, results_table
 
@@ -121,6 +123,10 @@ def conclude(run: "Run", console: "Console") -> float | None:
     console.print(results_table(*(headline(metrics.get(name, {})) for name in ("initial", "final", "best"))))
     output_dir = Path(run.settings.paths.output_dir)
     checkpoint = output_dir / "checkpoints" / "last"
+    processor, clock = (seconds / 60 for seconds in meter.spent())
+    if run.trainer.is_global_zero:
+        write_cost(output_dir, {"core_minutes": processor, "minutes": clock})
+    console.print(f"cost       {processor:.3g} minutes of processor time, {clock:.3g} by the clock", highlight=False)
     console.print(f"run        {output_dir}", highlight=False, markup=False, soft_wrap=True)
     for path in sorted((output_dir / "previews" / f"step-{run.trainer.global_step}").glob("sheet-*.png")):
         console.print(f"pictures   {path}", highlight=False, markup=False, soft_wrap=True)
