@@ -71,12 +71,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     for remark in remarks(analysis, settings.iou):
         console.print(remark, highlight=False, markup=False)
     write_cost(folder, cost)
-    console.print(
-        f"cost        {cost['core_ms_per_answer']:.4g} ms of processor time an answer, {cost['ms_per_answer']:.4g} ms by "
-        f"the clock; {cost['parameters']:,.0f} parameters",
-        highlight=False,
-        soft_wrap=True,
+    work, clock = (
+        f"{cost['core_ms_per_answer']:.4g} ms of processor time",
+        f"{cost['ms_per_answer']:.4g} ms by the clock",
     )
+    console.print(f"cost        {work} an answer, {clock}; {cost['parameters']:,} parameters", highlight=False)
     where = {"run": folder, "predictions": folder / "predictions", "pictures": settings.paths.previews}
     for name, path in where.items():
         console.print(f"{name:11} {path}", highlight=False, markup=False, soft_wrap=True)

@@ -120,11 +120,15 @@ def write_photo(path: Path, width: int, height: int) -> None:
 
 
 def write_deeppcb(folder: Path) -> None:
-    """A data set in DeepPCB's layout: one pair of noise with one defect in each list."""
-    for listing, number in (("trainval.txt", "00041001"), ("test.txt", "00041002")):
-        for kind in ("test", "temp"):
-            write_photo(folder / f"group00041/00041/{number}_{kind}.jpg", 160, 160)
-        labels = folder / f"group00041/00041_not/{number}.txt"
-        labels.parent.mkdir(parents=True, exist_ok=True)
-        labels.write_text("20 30 60 80 3\n")
-        (folder / listing).write_text(f"group00041/00041/{number}.jpg group00041/00041_not/{number}.txt\n")
+    """A data set in DeepPCB's layout: pairs of noise with one defect, four in the first list and one in the second."""
+    for listing, numbers in (("trainval.txt", range(1, 5)), ("test.txt", range(5, 6))):
+        lines = []
+        for number in numbers:
+            name = f"0004100{number}"
+            for kind in ("test", "temp"):
+                write_photo(folder / f"group00041/00041/{name}_{kind}.jpg", 160, 160)
+            labels = folder / f"group00041/00041_not/{name}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("20 30 60 80 3\n")
+            lines.append(f"group00041/00041/{name}.jpg group00041/00041_not/{name}.txt\n")
+        (folder / listing).write_text("".join(lines))
