@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from qcvl.schema.settings import settings
 
@@ -65,11 +65,19 @@ class Train(Root):
 
 @settings
 class Evaluate(Root):
-    """``python -m qcvl.evaluate``: ``checkpoint`` is a folder or None (``model`` as it is); ``limit`` None is all."""
+    """``python -m qcvl.evaluate``: ``checkpoint`` is a folder or None (``model`` as it is); ``limit`` None is all.
+
+    Objects that score below ``threshold`` count for average precision alone; the name of a source of ``data.val``
+    chooses the one with the best F1 on that source. ``iou`` is the overlap from which an object is found in that choice
+    and in the tables by class and by group. ``group_by`` is the key of the records' metadata that makes groups.
+    """
 
     checkpoint: str | None
     global_max_length: PositiveInt
     limit: PositiveInt | None
+    threshold: Annotated[float, Field(ge=0, le=1)] | str
+    iou: Annotated[float, Field(gt=0, le=1)]
+    group_by: str | None
     panels: NonNegativeInt
     generation: Any
     model: Any

@@ -62,11 +62,30 @@ def data_are_given(cfg: DictConfig) -> str | None:
     return f"{', '.join(missing)}: must be given; add {' '.join(f'{name}=/abs/{name[5:]}.jsonl' for name in missing)}"
 
 
+def threshold_is_chosen_on_a_source(cfg: DictConfig) -> str | None:
+    """A ``threshold`` that is a text names a source of ``data.val``."""
+    threshold, names = OmegaConf.select(cfg, "threshold"), _val_names(cfg)
+    if not isinstance(threshold, str) or threshold in names:
+        return None
+    known = ", ".join(names)
+    return f"threshold: {threshold} is not a source of data.val ({known}); name one, or give a score 0..1"
+
+
+def seen_and_unseen_are_no_sources(cfg: DictConfig) -> str | None:
+    """With ``group_by``, ``eval/seen/…`` are the scores of groups that training saw, not those of a source."""
+    clash = [name for name in _val_names(cfg) if name in ("seen", "unseen")]
+    if OmegaConf.select(cfg, "group_by") is None or not clash:
+        return None
+    return f"data.val.{clash[0]}: group_by scores groups apart under this name; give the source another one"
+
+
 RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
+    threshold_is_chosen_on_a_source,
+    seen_and_unseen_are_no_sources,
 )
 
 
@@ -75,6 +94,12 @@ def check_compatible(cfg: DictConfig) -> None:
     broken = [problem for rule in RULES if (problem := rule(cfg)) is not None]
     if broken:
         raise ConfigError("\n".join(broken))
+
+
+def _val_names(cfg: DictConfig) -> list[str]:
+    """Names of the validation sources; a bare path is called ``val``."""
+    val = OmegaConf.select(cfg, "data.val")
+    return [str(name) for name in val] if OmegaConf.is_dict(val) else ["val"]
 
 
 def _count(devices: Any) -> int:

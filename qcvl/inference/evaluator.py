@@ -14,17 +14,19 @@ from typing import Any
 from qcvl.data.datamodule import EvaluationItem, VLDataModule
 from qcvl.data.samples import build_sample
 from qcvl.data.written import Size, rescale, written_sizes
+from qcvl.errors import DataError
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.norm import canonical
 from qcvl.inference.predictor import Predictor, Reply, Request, ScoreSource
 from qcvl.inference.sharding import gather_objects, shard
-from qcvl.metrics.detection import detection_metrics
+from qcvl.metrics.judgement import Judgement, judge, judged_metrics
 from qcvl.metrics.summary import summary_metrics
 from qcvl.metrics.validity import validity_metrics
 from qcvl.schema.answer import Answer, AnswerFormat, parse_answer
 from qcvl.schema.records import Record, geometry_json
 from qcvl.schema.types import Annotation, Task
 
+Place = tuple[str, int]  # a source's name and the number of a record in it
 RECORDS_AT_ONCE = 64  # decoded: about 400 MB of 1080p photos
 
 
@@ -145,29 +147,61 @@ def truth_of(record: Record, sizes: Sequence[tuple[int, int]]) -> list[Annotatio
     ]
 
 
-def score(records: Mapping[str, Sequence[Record]], predictions: Iterable[Prediction]) -> dict[str, float]:
+def judge_answers(
+    records: Mapping[str, Sequence[Record]], predictions: Iterable[Prediction], threshold: float = 0.0
+) -> dict[Place, Judgement]:
+    """Each dense answer compared with its record once, by ``(source, index)``; ``threshold`` as in :func:`score`."""
+    return {
+        (p.source, p.index): judge(
+            truth_of(records[p.source][p.index], p.sizes), p.answer.annotations, p.scores, p.sizes, threshold
+        )
+        for p in predictions
+        if p.task == "dense"
+    }
+
+
+def score(
+    records: Mapping[str, Sequence[Record]],
+    predictions: Iterable[Prediction],
+    *,
+    threshold: float = 0.0,
+    judged: Mapping[Place, Judgement] | None = None,
+) -> dict[str, float]:
     """Metrics over all given answers together.
 
-    Dense answers give ``dense_f1@0.5`` and its kin (see ``detection_metrics``), ``json_valid`` (share read strictly)
+    Dense answers give ``dense_f1@0.5`` and its kin (see ``detection_metrics``), ``dense_map_constant@0.5`` and its kin
+    (see ``average_precision_metrics``; the name tells where the scores come from), ``json_valid`` (share read strictly)
     and the shares of other readings, and ``finished`` (share that ended before the token limit); summaries give
     ``summary_exact``. A metric without anything to count is absent.
 
     Args:
         records: each source's records; a prediction's ``source`` and ``index`` point into them.
         predictions: in any order, from any number of processes; several of one (source, index, task) count once.
+        threshold: objects that score less count for average precision alone.
+        judged: what :func:`judge_answers` gives for these answers (and maybe more) at this threshold, if known.
     """
     unique = {(prediction.source, prediction.index, prediction.task): prediction for prediction in predictions}
     dense = [unique[key] for key in sorted(unique) if key[2] == "dense"]
     summaries = [unique[key] for key in sorted(unique) if key[2] == "summary"]
     metrics: dict[str, float] = {}
     if dense:
-        truths = [truth_of(records[p.source][p.index], p.sizes) for p in dense]
-        metrics |= detection_metrics(
-            (truth, p.answer.annotations, p.sizes) for truth, p in zip(truths, dense, strict=True)
-        )
+        known = judge_answers(records, dense, threshold) if judged is None else judged
+        metrics |= judged_metrics([known[p.source, p.index] for p in dense], score_source(dense))
         metrics |= validity_metrics(p.answer.status for p in dense)
         metrics["finished"] = sum(p.finished for p in dense) / len(dense)
     return metrics | summary_metrics((records[p.source][p.index].summary or "", p.text) for p in summaries)
+
+
+def score_source(predictions: Iterable[Prediction]) -> ScoreSource:
+    """Where the scores of all these answers come from; ``constant`` when there are none.
+
+    Raises:
+        DataError: for several sources, whose scores cannot be ranked against each other.
+    """
+    found = sorted({prediction.score_source for prediction in predictions})
+    if len(found) > 1:
+        raise DataError(f"the answers have scores from {' and '.join(found)}; expected one source, so score them apart")
+    return found[0] if found else "constant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,30 +216,42 @@ def evaluate(predictor: Predictor, datamodule: VLDataModule, limit: int | None) 
     """Ask about each validation source's first ``limit`` records and score.
 
     Every process answers its share and all get the same results, by source name; with several sources ``""`` holds
-    those of all together. An answer is cut at twice the length of the longest true one: past that only answers that
-    will never end go on, and they are counted as not finished.
+    those of all together.
     """
     records = {source.name: source.records for source in datamodule.sources("val")}
-    results: dict[str, Result] = {}
-    for name in records:
+    answers = predict_sources(predictor, datamodule, limit)
+    everything = [prediction for predictions in answers.values() for prediction in predictions]
+    judged = judge_answers(records, everything)
+    if len(answers) > 1:
+        answers[""] = everything
+    return {name: Result(score(records, own, judged=judged), own) for name, own in answers.items()}
+
+
+def predict_sources(predictor: Predictor, datamodule: VLDataModule, limit: int | None) -> dict[str, list[Prediction]]:
+    """All processes' answers to each validation source's first ``limit`` records, by source name.
+
+    An answer is cut at twice the length of the longest true one: past that only answers that will never end go on, and
+    they are counted as not finished.
+    """
+    answers = {}
+    for name in datamodule.val_names():
         items = datamodule.evaluation_items(name, limit)
         longest = max(datamodule.answer_length(item) for item in items)
         mine = predict(shard(items), predictor, datamodule.answer_format, source=name, max_new_tokens=2 * longest)
-        predictions = gather_objects(mine)
-        results[name] = Result(score(records, predictions), predictions)
-    if len(results) > 1:
-        everything = [prediction for result in results.values() for prediction in result.predictions]
-        results[""] = Result(score(records, everything), everything)
-    return results
+        answers[name] = gather_objects(mine)
+    return answers
 
 
 def log_keys(results: Mapping[str, Result]) -> dict[str, float]:
     """``eval/<name>/<metric>`` for each source, ``eval/<metric>`` for all together."""
     return {
-        f"eval/{name}/{key}" if name else f"eval/{key}": float(value)
-        for name, result in results.items()
-        for key, value in result.metrics.items()
+        log_key(name, key): float(value) for name, result in results.items() for key, value in result.metrics.items()
     }
+
+
+def log_key(name: str, metric: str) -> str:
+    """``eval/<name>/<metric>``; ``eval/<metric>`` without a name."""
+    return f"eval/{name}/{metric}" if name else f"eval/{metric}"
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

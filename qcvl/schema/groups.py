@@ -48,6 +48,18 @@ def group_of(record: Record) -> str | None:
     return str(group)
 
 
+def metadata_group(record: Record, key: str) -> str:
+    """The group a record belongs to by ``metadata.<key>``, such as its board: text, a number or true/false, as text."""
+    value = record.metadata.get(key)
+    if isinstance(value, str | int | float) and str(value).strip():
+        return str(value)
+    if key in record.metadata:
+        raise _metadata_error(record, key, value, "the name of the record's group (text or a number)")
+    keys = ", ".join(record.metadata) or "no key"
+    message = f"is missing; expected the name of the record's group in every record (metadata has {keys})"
+    raise RecordError(message, path=record.path or record.where, line=record.line, field=f"metadata.{key}")
+
+
 def label_of(record: Record) -> VerdictWord | None:
     """The human judgement in ``metadata.label``: ``pass`` or ``fail`` (also 通过, 不通过); None when there is none."""
     label = record.metadata.get("label")

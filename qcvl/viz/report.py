@@ -30,15 +30,17 @@ class Reading:
 READINGS = (
     Reading(r"loss$|_kd_loss|perplexity", percent=False, more_is_better=False, decimals=4),
     Reading(r"^token_acc$", percent=True, more_is_better=True),
-    Reading(r"^(?!bbox_2d|quad|poly|line)\w+_(f1|p|r)@", percent=True, more_is_better=True),
-    Reading(r"^(bbox_2d|quad|poly|line)_(f1|p|r)@", percent=True, more_is_better=True),
+    Reading(r"^(?!bbox_2d|quad|poly|line)\w+_(f1|p|r|map_\w+)@", percent=True, more_is_better=True),
+    Reading(r"^(bbox_2d|quad|poly|line)_(f1|p|r|map_\w+)@", percent=True, more_is_better=True),
     Reading(r"^json_valid$|_exact$|^finished$", percent=True, more_is_better=True),
     Reading(r"^json_|_rate$", percent=True, more_is_better=False),
     Reading(r"_error$|_px$", percent=False, more_is_better=False, decimals=2),
 )
 OTHER = Reading("", percent=False, more_is_better=None, decimals=4)
-HEADLINE = re.compile(r"loss$|token_acc$|_f1@0\.5$|json_valid$|summary_exact$|count_error$|/finished$")
-SCORE_ORDER = ("f1", "p", "r")
+HEADLINE = re.compile(
+    r"loss$|token_acc$|(_f1|_map_\w+)@(?P<iou>[\d.]+)$|json_valid$|summary_exact$|count_error$|/finished$"
+)
+SCORE_ORDER = ("f1", "p", "r", "map")
 
 
 class TowerRow(Protocol):
@@ -76,12 +78,16 @@ class TowerRow(Protocol):
 
 
 def results_table(
-    initial: Mapping[str, float], final: Mapping[str, float], best: Mapping[str, float] | None = None
+    initial: Mapping[str, float],
+    final: Mapping[str, float],
+    best: Mapping[str, float] | None = None,
+    *,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> Table:
     """Scores before and after with their change, one row a key: losses, accuracies, F1 (with P and R), then the rest.
 
     Shares are percentages and their change percentage points; green is better, red worse. A key one side lacks shows a
-    dash there. Without initial scores there is one column of values.
+    dash there. Without initial scores there is one column of values, with their 95 % intervals where there are some.
     """
     table = Table(title="Results", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("metric")
@@ -97,20 +103,25 @@ def results_table(
         reading = _reading(key)
         sides = [initial.get(key), final.get(key)]
         cells = [_value(value, reading) for value in (sides if initial else sides[1:])]
+        if not initial and (ends := (intervals or {}).get(key)):
+            cells = [cells[0] + Text(f" [{_number(ends[0], reading)}, {_number(ends[1], reading)}]", style="dim")]
         cells += [_change(sides[0], sides[1], reading)] if initial else []
         cells += [] if best is None else [_value(best.get(key), reading)]
         table.add_row(Text(key), *cells)
     return table
 
 
-def headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The scores of a short table: losses, token accuracy, F1 at IoU .5, valid answers and exact summaries.
+def headline(metrics: Mapping[str, float], iou: float = 0.5) -> dict[str, float]:
+    """The scores of a short table: losses, token accuracy, F1 and mAP at one IoU, valid answers and exact summaries.
 
-    Where several sources were scored, each one gives its dense F1 alone, beside the scores of all together.
+    Where several sources were scored, or some groups apart, each of these gives its dense F1 and mAP alone, beside the
+    scores of all together. An IoU that was not measured gives those at .5.
     """
-    names = [key for key in metrics if HEADLINE.search(key)]
-    if any(key.count("/") == 1 and "@" in key for key in names):
-        names = [key for key in names if key.count("/") == 1 or key.endswith("/dense_f1@0.5")]
+    found = {key: match for key in metrics if (match := HEADLINE.search(key))}
+    measured = f"{iou:g}" if any(match["iou"] == f"{iou:g}" for match in found.values()) else "0.5"
+    names = [key for key, match in found.items() if match["iou"] in (None, measured)]
+    depth = min((key.count("/") for key in names if "@" in key), default=2)
+    names = [key for key in names if key.count("/") <= depth or re.search(r"/dense_(f1|map_\w+)@", key)]
     return {key: metrics[key] for key in names}
 
 
@@ -151,11 +162,11 @@ def _reading(key: str) -> Reading:
 
 
 def _row_order(key: str) -> tuple[Any, ...]:
-    """Rows sort by data set, kind of score, geometry, threshold, then F1 before P before R."""
+    """Rows sort by data set, kind of score, geometry, threshold, then F1 before P before R before mAP."""
     scope, _, name = key.rpartition("/")
     reading = _reading(key)
     place = READINGS.index(reading) if reading in READINGS else len(READINGS)
-    parts = re.fullmatch(r"(\w+)_(f1|p|r)@([\d.]+)", name)
+    parts = re.fullmatch(r"(\w+?)_(f1|p|r|map)(?:_\w+)?@([\d.]+)(?::[\d.]+)?", name)
     if parts is None:
         return scope, place, name, 0.0, 0
     family, score, threshold = parts.groups()
@@ -168,7 +179,11 @@ def _value(value: float | None, reading: Reading) -> Text:
         return Text(ABSENT, style="dim")
     if reading is OTHER and float(value).is_integer():
         return Text(f"{value:,.0f}")
-    return Text(f"{100 * value:.{reading.decimals}f} %" if reading.percent else f"{value:.{reading.decimals}f}")
+    return Text(f"{_number(value, reading)} %" if reading.percent else _number(value, reading))
+
+
+def _number(value: float, reading: Reading) -> str:
+    return f"{100 * value if reading.percent else value:.{reading.decimals}f}"
 
 
 def _change(before: float | None, after: float | None, reading: Reading) -> Text:

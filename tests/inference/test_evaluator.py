@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qcvl.data.datamodule import EvaluationItem
+from qcvl.errors import DataError
 from qcvl.geometry.shapes import Shape
 from qcvl.inference import evaluator
 from qcvl.inference.evaluator import (
@@ -114,6 +115,28 @@ def test_a_perfect_answer_scores_one_on_every_kind_of_shape(make_datamodule, mak
     for name in ("dense_f1@0.75", "bbox_2d_f1@0.75", "quad_f1@0.75", "poly_f1@0.75", "line_f1@0.5"):
         assert metrics[name] == 1.0, name
     assert metrics["json_valid"] == metrics["finished"] == 1.0 and metrics["dense_count_error"] == 0
+
+
+def test_average_precision_is_named_by_where_the_scores_come_from(asked):
+    predictions = asked(RECORDS, *TEXTS)
+    assert score({"a": RECORDS}, predictions)["dense_map_constant@0.5"] == pytest.approx(0.5 * 34 / 101)
+    ranked = [
+        replace(item, scores=scores, score_source="token_probability")
+        for item, scores in zip(predictions, [(0.9,), (0.1,), (0.8, 0.2, 0.3)], strict=True)
+    ]
+    metrics = score({"a": RECORDS}, ranked)
+    assert metrics["dense_map_token_probability@0.5"] == pytest.approx(34 / 101)  # both right ones come first
+    assert not [key for key in metrics if "constant" in key]
+    with pytest.raises(DataError, match="scores from constant and token_probability; expected one source"):
+        score({"a": RECORDS}, [predictions[0], *ranked[1:]])
+
+
+def test_objects_below_the_threshold_count_for_average_precision_alone(asked):
+    predictions = [replace(item, scores=(0.5,) * len(item.scores)) for item in asked(RECORDS, *TEXTS)]
+    assert score({"a": RECORDS}, predictions, threshold=0.5) == score({"a": RECORDS}, predictions)
+    metrics = score({"a": RECORDS}, predictions, threshold=0.6)
+    assert (metrics["dense_predictions"], metrics["dense_r@0.5"]) == (0, 0.0)
+    assert metrics["dense_map_constant@0.5"] > 0
 
 
 def test_truth_is_clipped_to_the_photo_as_a_perfect_answer_would_be():

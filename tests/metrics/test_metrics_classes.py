@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qcvl.metrics.average_precision import average_precision
-from qcvl.metrics.classes import ClassScores, Confusion, class_scores, confusions, macro_mean
+from qcvl.metrics.classes import ClassScores, ClassTable, Confusion, class_scores, class_table, confusions
 from qcvl.metrics.counts import DetectionCounts
 from qcvl.metrics.detection import detection_metrics
 from qcvl.metrics.operating_point import best_threshold
@@ -47,9 +47,11 @@ def test_class_scores_and_their_mean_are_those_of_each_class_alone():
         assert row.counts.f1 == detection_metrics(alone)["dense_f1@0.5"]
     precisions = average_precision(records)
     assert {row.desc: row.average_precision for row in rows if row.truths} == precisions
-    assert macro_mean(rows)["ap"] == pytest.approx(np.mean(list(precisions.values())))
-    assert macro_mean(rows)["f1"] == pytest.approx(np.mean([row.counts.f1 for row in rows if row.truths]))
-    assert {row.desc for row in rows} - set(precisions) == {"rare"} and macro_mean([]) == {}
+    table = class_table(records, 0.5)
+    assert table.classes == rows and table.confusions == confusions(records, 0.5)
+    assert table.macro["ap"] == pytest.approx(np.mean(list(precisions.values())))
+    assert table.macro["f1"] == pytest.approx(np.mean([row.counts.f1 for row in rows if row.truths]))
+    assert {row.desc for row in rows} - set(precisions) == {"rare"} and ClassTable(0.5, [], []).macro == {}
 
 
 def test_confusions_say_what_a_misnamed_object_was_said_to_be():

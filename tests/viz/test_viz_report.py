@@ -102,6 +102,37 @@ def test_a_headline_keeps_f1_at_half_and_leaves_out_the_other_detection_scores()
     }
 
 
+def test_a_headline_takes_the_iou_that_was_asked_for_and_half_where_it_was_not_measured():
+    metrics = {f"eval/val/dense_{name}@{iou}": 1 for name in ("f1", "p", "map_constant") for iou in (0.33, 0.5)}
+    metrics["eval/val/dense_map_constant@0.5:0.95"] = 1
+    assert set(headline(metrics, 0.33)) == {"eval/val/dense_f1@0.33", "eval/val/dense_map_constant@0.33"}
+    assert (
+        set(headline(metrics))
+        == {"eval/val/dense_f1@0.5", "eval/val/dense_map_constant@0.5"}
+        == set(headline(metrics, 0.6))
+    )
+
+
+def test_a_headline_shows_the_dense_scores_of_groups_scored_apart():
+    names = ("dense_f1@0.5", "dense_map_constant@0.5", "line_f1@0.5", "json_valid")
+    metrics = {f"eval/val/{part}{name}": 1.0 for part in ("", "seen/", "unseen/") for name in names}
+    apart = {key for key in headline(metrics) if "seen" in key}
+    assert apart == {f"eval/val/{part}/{name}" for part in ("seen", "unseen") for name in names[:2]}
+    assert len(headline(metrics)) == 8
+    assert headline({"eval/zh/summary_exact": 1.0}) == {"eval/zh/summary_exact": 1.0}
+
+
+def test_values_stand_beside_their_intervals_and_map_behind_f1_in_percent():
+    values = {"eval/dense_map_constant@0.5": 0.5, "eval/dense_p@0.5": 0.75, "eval/dense_f1@0.5": 0.8949}
+    rows = cells(results_table({}, values, intervals={"eval/dense_f1@0.5": (0.861, 0.9236)}))
+    assert rows == {
+        "eval/dense_f1@0.5": ["89.5 % [86.1, 92.4]"],
+        "eval/dense_p@0.5": ["75.0 %"],
+        "eval/dense_map_constant@0.5": ["50.0 %"],
+    }
+    assert list(rows)[0] == "eval/dense_f1@0.5" and list(rows)[-1] == "eval/dense_map_constant@0.5"
+
+
 def test_a_settings_tree_shows_every_value_and_no_text_becomes_markup():
     config = {
         "model": {"_target_": "qcvl.models.spec.ModelSpec", "path": "[red]/data/[/x]", "layers": [2, 3], "tower": None},
