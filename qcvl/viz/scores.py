@@ -25,7 +25,7 @@ def class_scores_table(table: ClassTable) -> Table:
     macro = table.macro
     result = _table(f"Classes (found from IoU {table.overlap:g} on)", len(table.classes), "classes.json")
     result.show_footer = bool(macro)
-    result.add_column("class", footer="mean over classes", overflow="fold")
+    result.add_column("class", footer="mean", overflow="fold")
     for name in ("true", "found", "missed", "false"):
         result.add_column(name, justify="right")
     for name in ("P %", "R %", "F1 %", "AP %"):

@@ -84,3 +84,28 @@ def test_all_broken_rules_come_in_one_error(sweep):
         "stage.init_from",
         "trainer.devices",
     ]
+
+
+def test_a_threshold_by_name_is_chosen_on_a_source_of_the_validation_data():
+    with pytest.raises(ConfigError) as caught:
+        config.check_compatible(config.load("evaluate", ["threshold=dev"]))
+    assert str(caught.value) == ("threshold: dev is not a source of data.val (zh, en); name one, or give a score 0..1")
+    config.check_compatible(config.load("evaluate", ["threshold=zh"]))
+    bare = ["data=jsonl", "data.val=/abs/val.jsonl"]
+    config.check_compatible(config.load("evaluate", [*bare, "threshold=val"]))
+    with pytest.raises(ConfigError, match=r"threshold: zh is not a source of data.val \(val\)"):
+        config.check_compatible(config.load("evaluate", [*bare, "threshold=zh"]))
+
+
+def test_a_threshold_and_an_iou_are_shares():
+    for wrong in ("threshold=1.5", "threshold=-0.1", "iou=0", "iou=1.1"):
+        with pytest.raises(ConfigError, match=wrong.split("=")[0]):
+            config.validate(config.load("evaluate", [wrong]))
+    config.validate(config.load("evaluate", ["threshold=0.46", "iou=0.33", "group_by=board"]))
+
+
+def test_groups_scored_apart_take_no_sources_name():
+    sources = ["data=jsonl", "data.val={seen: a.jsonl, test: b.jsonl}"]
+    config.check_compatible(config.load("evaluate", sources))
+    with pytest.raises(ConfigError, match=r"data.val.seen: group_by scores groups apart under this name"):
+        config.check_compatible(config.load("evaluate", [*sources, "group_by=board"]))

@@ -34,7 +34,7 @@ def test_classes_misnamed_objects_and_groups_have_a_table_each(width):
     assert "open [red] 4 3 1 1 75.0 75.0 75.0 70.0" in text
     assert "铭牌/颜色:蓝色 4 1 3 0 100.0 25.0 40.0 25.0" in text
     assert "ghost 0 0 0 2 0.0 – – –" in text
-    assert "mean over classes 87.5 50.0 57.5 47.5" in text  # of the two classes that have true objects
+    assert "mean 87.5 50.0 57.5 47.5" in text  # of the two classes that have true objects
     assert "open [red] ghost 2" in text
     assert "board photos true missed false F1 % in training" in text
     assert "board 7 4 2 1 1 50.0 seen" in text and "board 9 2 0 0 0 – unseen" in text
