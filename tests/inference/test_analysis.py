@@ -200,3 +200,11 @@ def test_the_files_hold_scores_intervals_the_threshold_and_both_tables(tmp_path)
     assert classes["test"]["iou"] == 0.5 and classes["test"]["macro"]["r"] == 0.6
     groups = json.loads((tmp_path / "groups.json").read_text())
     assert {row["group"]: row["seen"] for row in groups} == {"A": True, "B": False, "C": False}
+
+
+def test_summaries_alone_have_their_score_and_nothing_to_table_or_draw_from():
+    answers = {"test": [replace(answer("test", n), task="summary", text=text) for n, text in enumerate("sxs")]}
+    found = analysed(answers=answers, key="board")
+    assert found.metrics == {"eval/test/summary_exact": 2 / 3}
+    assert (found.intervals, found.groups, found.classes["test"].classes) == ({}, [], [])
+    assert remarks(found, 0.5) == []

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from qcvl.errors import RecordError
 from qcvl.schema import Record, Verdict, parse_verdict
-from qcvl.schema.groups import group_of, label_of
+from qcvl.schema.groups import group_of, label_of, metadata_group
 
 
 def record(**metadata):
@@ -96,3 +96,12 @@ def test_a_label_that_is_no_verdict_names_the_record():
         label_of(record(label=True))
     with pytest.raises(RecordError, match=r"train\.jsonl:4: metadata\.group is a list; expected a group id"):
         group_of(record(group=[]))
+
+
+def test_any_metadata_key_can_name_groups_by_text_or_number():
+    assert [metadata_group(record(board=value), "board") for value in ("07", 7, 1.5)] == ["07", "7", "1.5"]
+    for wrong in ("", " ", None, [1], {"a": 1}):
+        with pytest.raises(RecordError, match=r"metadata.board is .*; expected the name of the record's group"):
+            metadata_group(record(board=wrong), "board")
+    with pytest.raises(RecordError, match=r"metadata.board is missing; .* \(metadata has site\)"):
+        metadata_group(record(site=1), "board")
