@@ -84,8 +84,9 @@ def above(prediction: "Prediction", threshold: float, answer_format: AnswerForma
     notes = tuple(prediction.answer.annotations[number] for number in kept)
     written = rescale(notes, prediction.sizes, prediction.text_sizes)
     text = render_answer(written, prediction.text_sizes, answer_format=replace(answer_format, step=1))
+    answer = replace(prediction.answer, annotations=notes, places=tuple(range(len(notes))))
     scores = tuple(prediction.scores[number] for number in kept)
-    return replace(prediction, text=text, answer=replace(prediction.answer, annotations=notes), scores=scores)
+    return replace(prediction, text=text, answer=answer, scores=scores)
 
 
 def draw_overlays(records: Sequence[Record], predictions: Sequence["Prediction"], folder: Path) -> None:

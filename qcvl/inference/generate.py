@@ -55,9 +55,10 @@ def generate(
     """
     written = [Written([], []) for _ in limits]
     rows = list(range(len(limits)))
-    mask, cache = inputs["attention_mask"], None
+    padded = not bool(inputs["attention_mask"].all())  # rows of one length need no mask, which attention pays for
+    mask, cache = inputs["attention_mask"] if padded else None, None
     positions = inputs["position_ids"][..., -1:]  # [4, B, 1], of the prompts' last tokens, which are text
-    step: Mapping[str, Tensor] = inputs
+    step: Mapping[str, Tensor | None] = {**inputs, "attention_mask": mask}
     while True:
         out = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache, logits = out.past_key_values, out.logits[:, -1]
@@ -72,9 +73,10 @@ def generate(
         if len(rows) - len(alive) >= LEAVE_SHARE * len(rows):
             keep = torch.tensor(alive, device=tokens.device)
             cache.batch_select_indices(keep)
-            tokens, mask, positions = tokens[keep], mask[keep], positions[:, keep]
+            tokens, positions = tokens[keep], positions[:, keep]
+            mask = None if mask is None else mask[keep]
             rows = [rows[place] for place in alive]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        mask = None if mask is None else torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions + 1
         step = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions}
 

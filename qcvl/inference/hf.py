@@ -2,20 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from qcvl.data.chat import ask, encode_question
-from qcvl.data.encode import patchify
 from qcvl.inference.confidence import object_scores
 from qcvl.inference.generate import Sampler, Written, generate
 from qcvl.inference.predictor import Reply, Request
 from qcvl.inference.settings import Generation
-from qcvl.models.pixels import seen_size
+from qcvl.models.pixels import seen_size, to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
+from qcvl.models.speed import takes_still_patches
 from qcvl.models.text import character_ends
+from qcvl.schema.prompts import TaskPrompt
 from qcvl.schema.types import Task
 
 
@@ -55,27 +58,43 @@ class HFPredictor:
         return Reply(text, len(ids), finished, scores, "token_probability")
 
     def _inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
-        processing = self.processing
-        pairs = [patchify(request.images, processing) for request in requests]
-        questions = [ask(request.prompt, len(request.images)) for request in requests]
-        rows = [encode_question(processing, q, grids) for q, (_, grids) in zip(questions, pairs, strict=True)]
-        longest = max(len(row) for row in rows)
+        processing, still = self.processing, takes_still_patches(self.model)
+        pairs = [[to_patches(image, processing, still=still) for image in request.images] for request in requests]
+        rows = [
+            _encoded(processing, request.prompt, tuple(grid for _, grid in pair))
+            for request, pair in zip(requests, pairs, strict=True)
+        ]
+        longest = max(len(row.ids) for row in rows)
         ids = np.full((len(rows), longest), processing.pad, dtype=np.int64)
         mask = np.zeros((len(rows), longest), dtype=np.int64)
         positions = np.zeros((4, len(rows), longest), dtype=np.int64)
-        for index, (row, (_, grids)) in enumerate(zip(rows, pairs, strict=True)):
-            ids[index, longest - len(row) :] = row
-            mask[index, longest - len(row) :] = 1
-            positions[:, index, longest - len(row) :] = rope_positions(row, grids, processing)
+        for index, row in enumerate(rows):
+            start = longest - len(row.ids)
+            ids[index, start:] = row.ids
+            mask[index, start:] = 1
+            positions[:, index, start:] = row.positions
         arrays = {
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
             "mm_token_type_ids": (ids == processing.image_pad).astype(np.int64),
-            "pixel_values": np.concatenate([patches for patches, _ in pairs]),
-            "image_grid_thw": np.concatenate([grids for _, grids in pairs]),
+            "pixel_values": np.concatenate([patches for pair in pairs for patches, _ in pair]),
+            "image_grid_thw": np.array([grid for pair in pairs for _, grid in pair], dtype=np.int64),
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class _Question(NamedTuple):
+    """Token ids ``[L]`` of a question and their rope positions ``[4, L]``."""
+
+    ids: np.ndarray
+    positions: np.ndarray
+
+
+@lru_cache(maxsize=1024)  # the windows of a photo are all asked alike
+def _encoded(processing: Processing, prompt: TaskPrompt, grids: tuple[tuple[int, int, int], ...]) -> _Question:
+    ids = encode_question(processing, ask(prompt, len(grids)), np.array(grids, dtype=np.int64).reshape(-1, 3))
+    return _Question(ids, rope_positions(ids, grids, processing))
 
 
 @contextmanager

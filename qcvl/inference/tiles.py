@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from qcvl.data.written import Size, written_sizes
 from qcvl.errors import DataError
@@ -25,7 +26,7 @@ def with_tiles(predictor: Predictor, tiles: Tiles | None, answer_format: AnswerF
 
 @dataclass(frozen=True, slots=True)
 class _Photo:
-    """One request: the size all its photos have, and what is asked of them."""
+    """One request: the size all its photos have, and its looks (none: it is asked as it is)."""
 
     request: Request
     size: Size
@@ -59,10 +60,7 @@ class TilePredictor:
         photos = [self._photo(request) for request in requests]
         asked = [question for photo in photos for question in self._questions(photo)]
         replies = iter(self.predictor.answer(asked))
-        answers = [[next(replies) for _ in photo.looks or [None]] for photo in photos]
-        return [
-            self._merged(photo, mine) if photo.looks else mine[0] for photo, mine in zip(photos, answers, strict=True)
-        ]
+        return [self._merged(photo, list(islice(replies, max(len(photo.looks), 1)))) for photo in photos]
 
     def _photo(self, request: Request) -> _Photo:
         sizes = [(image.shape[1], image.shape[0]) for image in request.images]
@@ -71,7 +69,7 @@ class TilePredictor:
         if len(set(sizes)) > 1:
             found = ", ".join(f"{width}x{height}" for width, height in sizes)
             raise DataError(
-                f"the photos of one record measure {found} pixels; tiles cut an aligned set at the same places, so they "
+                f"the photos of one record measure {found} pixels; tiles cut aligned photos at the same places, so they "
                 "must be of one size: resize them, or answer without tiles (tiles=null)"
             )
         tiles = self.tiles
@@ -85,6 +83,8 @@ class TilePredictor:
 
     def _merged(self, photo: _Photo, replies: Sequence[Reply]) -> Reply:
         """The reply about a whole photo from those about its windows."""
+        if not photo.looks:
+            return replies[0]
         seen = [item for number in range(len(replies)) for item in self._seen(photo, number, replies[number])]
         corners = [look.corner for look in photo.looks]
         notes, scores = merge(seen, corners, photo.size, self.tiles)

@@ -101,7 +101,7 @@ class Ballot:
         return Shape(best.kind, np.average(points, axis=0, weights=_positive(self.weights[like])))
 
     def _box_of_pieces(self, members: np.ndarray) -> Shape:
-        """The box of which every member is a piece; a side that all members are cut at lies at the outermost of them."""
+        """The box of which every member is a piece; a side at which all are cut lies at the outermost of them."""
         bounds, cut, weights = self.bounds[members], self.cut[members], _positive(self.weights[members])
         sides = np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])
         for side in range(4):
@@ -189,7 +189,7 @@ def _alike(shape: Shape, other: Shape) -> bool:
 
 
 def _aligned(points: np.ndarray, best: Shape) -> np.ndarray:
-    """The ring ``points`` turned to start at the vertex that fits ``best``; near a tie the canonical start may differ."""
+    """The ring ``points`` turned to start at the vertex that fits ``best``: near a tie canonical starts differ."""
     if best.kind == "bbox_2d":
         return points
     turns = [np.roll(points, -start, axis=0) for start in range(len(points))]

@@ -46,12 +46,15 @@ def patch_grid(height: int, width: int, processing: Processing) -> tuple[int, in
     return 1, seen_height // side, seen_width // side
 
 
-def to_patches(image: np.ndarray, processing: Processing) -> tuple[np.ndarray, tuple[int, int, int]]:
+def to_patches(
+    image: np.ndarray, processing: Processing, *, still: bool = False
+) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Float32 patch rows ``[rows * columns, 3 * temporal * side * side]`` and the grid ``(1, rows, columns)``.
 
     Args:
         image: uint8 RGB ``[H, W, 3]``.
         processing: budget, resampling and normalisation.
+        still: leave out the repetition along time: rows of ``3 * side * side``, for a model that takes these.
 
     Rows are ordered block by block (``merge_size`` x ``merge_size`` patches make one cell), as the vision tower wants.
     """
@@ -61,19 +64,20 @@ def to_patches(image: np.ndarray, processing: Processing) -> tuple[np.ndarray, t
     if image.shape[:2] != (height, width):
         resized = Image.fromarray(image).resize((width, height), resample=Image.Resampling(processing.resample))
         image = np.asarray(resized)
-    return _cut(image, processing)
+    return _cut(image, processing, still)
 
 
-def _cut(image: np.ndarray, processing: Processing) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Normalise uint8 ``[H, W, 3]`` and lay it out as patch rows (the still image is repeated along time)."""
+def _cut(image: np.ndarray, processing: Processing, still: bool) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Lay uint8 ``[H, W, 3]`` out as normalised patch rows (the still image is repeated along time)."""
     family = processing.family
-    side, merge, time = family.patch_size, family.merge_size, family.temporal_patch_size
+    side, merge = family.patch_size, family.merge_size
     rows, columns = image.shape[0] // side, image.shape[1] // side
-    mean, std = np.asarray(family.image_mean, np.float32), np.asarray(family.image_std, np.float32)
-    levels = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std  # [256, 3]: uint8 value -> model's number
     blocks = image.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
-    pixels = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, 1, side * side)  # moved while still bytes
-    patches = np.empty((rows * columns, 3, time, side * side), dtype=np.float32)
-    for channel in range(3):
-        patches[:, channel] = levels[:, channel][pixels[:, channel]]
-    return patches.reshape(rows * columns, family.patch_values), (1, rows, columns)
+    values = blocks.transpose(0, 3, 1, 4, 6, 2, 5).astype(np.float32, order="C")  # [R, C, merge, merge, 3, side, side]
+    values /= 255
+    values -= np.asarray(family.image_mean, np.float32)[:, None, None]
+    values /= np.asarray(family.image_std, np.float32)[:, None, None]
+    if not still:
+        shape = (*values.shape[:5], family.temporal_patch_size, side, side)
+        values = np.broadcast_to(values[:, :, :, :, :, None], shape)
+    return values.reshape(rows * columns, -1), (1, rows, columns)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from qcvl.log import get_logger
 from qcvl.models.attention import VARLEN, register
+from qcvl.models.forward import unwrap
 
 log = get_logger(__name__)
 
@@ -24,11 +25,23 @@ class LinearPatches:
     proj: nn.Module
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Embed patch rows; with an adapter in place of the convolution, the stock path runs."""
+        """Embed patch rows; with an adapter in place of the convolution, the stock path runs.
+
+        Rows without the repetition along time (``to_patches(…, still=True)``) meet the sum of the weights over time.
+        """
         if not isinstance(self.proj, nn.Conv3d):
             return super().forward(hidden_states)  # type: ignore[misc]
-        weight = self.proj.weight.flatten(1)
+        weight = self.proj.weight
+        if hidden_states.shape[-1] * weight.shape[2] == weight[0].numel():
+            weight = weight.sum(2)
+        weight = weight.flatten(1)
         return F.linear(hidden_states.to(weight.dtype).view(-1, weight.shape[1]), weight, self.proj.bias)
+
+
+def takes_still_patches(model: nn.Module) -> bool:
+    """Whether a model embeds patch rows that leave out the repetition along time."""
+    embed = getattr(unwrap(model).model.visual, "patch_embed", None)
+    return isinstance(embed, LinearPatches) and isinstance(embed.proj, nn.Conv3d)
 
 
 class BatchedImages:
