@@ -17,11 +17,13 @@ from qcvl import config
 from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import collate
 from qcvl.models.folders import find_folder
+from qcvl.models.pixels import repeated
+from qcvl.models.spec import Processing
 
 OVERRIDES = ("data=scenes", "data.sampling=dense", "data.num_workers=0", "stage=3", "tuner=full")
 
 
-def padded(batch: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
+def padded(batch: Mapping[str, Tensor], processing: Processing) -> dict[str, Tensor]:
     """The samples of a packed row ``[1, L]`` as a right-padded batch ``[samples, longest]``."""
     lengths = batch["segments"].tolist()
 
@@ -30,11 +32,11 @@ def padded(batch: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
 
     mask = pad_sequence([torch.ones(length, dtype=torch.long) for length in lengths], batch_first=True)
     return {
-        "input_ids": rows("input_ids", pad),
+        "input_ids": rows("input_ids", processing.pad),
         "labels": rows("labels", IGNORE),
         "mm_token_type_ids": rows("mm_token_type_ids", 0),
         "attention_mask": mask,
-        "pixel_values": batch["pixel_values"],
+        "pixel_values": torch.from_numpy(repeated(batch["pixel_values"].numpy(), processing.family)),
         "image_grid_thw": batch["image_grid_thw"],
     }
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     run.module.configure_model()
     dataset = run.datamodule.train_dataset()
     row = collate([dataset[0, index] for index in range(samples)])
-    batch = padded(row, run.datamodule.processing.pad)
+    batch = padded(row, run.datamodule.processing)
     stock = AutoModelForImageTextToText.from_pretrained(
         find_folder(run.settings.model.path, weights=True), dtype=torch.float32, attn_implementation="sdpa"
     )

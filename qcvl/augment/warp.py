@@ -34,10 +34,21 @@ def warp(image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int], visibl
 
 
 def _cut_out(image: np.ndarray, centred: np.ndarray, width: int, height: int) -> np.ndarray | None:
-    """A copy of the window that a whole-pixel shift shows of ``image``; None for another map or a window beyond it."""
-    x, y = -centred[0, 2], -centred[1, 2]
-    if not (np.array_equal(centred[:2, :2], np.eye(2)) and x == int(x) and y == int(y)):
+    """A copy of the window that a flip, turn or whole-pixel shift shows of ``image`` [H, W, 3]; else None.
+
+    None for any other map, and for a window that reaches beyond the picture.
+    """
+    linear = centred[:2, :2]
+    signs = linear.sum(axis=1)
+    swaps = linear[0, 0] == 0
+    if not (np.array_equal(np.abs(linear), np.eye(2)[::-1] if swaps else np.eye(2))):
         return None
-    if x < 0 or y < 0 or x + width > image.shape[1] or y + height > image.shape[0]:
+    turned = image.swapaxes(0, 1) if swaps else image
+    turned = turned[:: int(signs[1]), :: int(signs[0])]
+    mirrored = np.where(signs < 0, (turned.shape[1] - 1, turned.shape[0] - 1), 0)
+    x, y = (mirrored - centred[:2, 2]).tolist()
+    if not (x.is_integer() and y.is_integer()):
         return None
-    return image[int(y) : int(y) + height, int(x) : int(x) + width].copy()
+    if x < 0 or y < 0 or x + width > turned.shape[1] or y + height > turned.shape[0]:
+        return None
+    return turned[int(y) : int(y) + height, int(x) : int(x) + width].copy()

@@ -22,7 +22,7 @@ class Features:
     """One encoded sample of ``L`` tokens.
 
     ``input_ids``, ``labels`` and ``token_types`` (0 text, 1 image) are int64 ``[L]``, ``positions`` int64 ``[4, L]``,
-    ``patches`` float32 ``[N, patch dim]``, ``grids`` int64 ``[images, 3]``. ``cell_classes`` int64 ``[cells]`` and
+    ``patches`` float32 ``[N, 3 * side * side]`` (not repeated along time), ``grids`` int64 ``[images, 3]``. ``cell_classes`` int64 ``[cells]`` and
     ``cell_points`` float32 ``[cells, 8]`` are the targets of the auxiliary grounding loss, when asked for.
     """
 
@@ -78,7 +78,7 @@ class Encoder:
     def _encode(self, sample: Sample, prompt: TaskPrompt, where: str, budget: Processing) -> Features:
         """Encode with photos resized into the pixel budget of ``budget``; all else is this encoder's processing."""
         processing = self.processing
-        patches, grids = patchify(sample.images, budget)
+        patches, grids = patchify(sample.images, budget, still=True)
         question = ask(prompt, len(sample.images))
         ids, labels = encode_exchange(processing, question, self._answer(sample, grids), grids, where)
         return Features(
@@ -113,9 +113,11 @@ class Encoder:
         return {"cell_classes": np.concatenate(classes), "cell_points": np.concatenate(points)}
 
 
-def patchify(images: Sequence[np.ndarray], processing: Processing) -> tuple[np.ndarray, np.ndarray]:
-    """All patches ``[N, patch dim]`` and grids ``[images, 3]`` of a sample's images."""
-    pairs = [to_patches(image, processing) for image in images]
+def patchify(
+    images: Sequence[np.ndarray], processing: Processing, *, still: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """All patches ``[N, patch dim]`` and grids ``[images, 3]`` of a sample's images; see ``to_patches``."""
+    pairs = [to_patches(image, processing, still=still) for image in images]
     rows = pairs[0][0] if len(pairs) == 1 else np.concatenate([patches for patches, _ in pairs])
     return rows, np.array([grid for _, grid in pairs], dtype=np.int64)
 

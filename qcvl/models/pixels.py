@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from qcvl.errors import DataError
-from qcvl.models.spec import Processing
+from qcvl.models.spec import Family, Processing
 
 MAX_ASPECT_RATIO = 200  # transformers.models.qwen2_vl.image_processing_pil_qwen2_vl.smart_resize
 
@@ -67,6 +67,12 @@ def to_patches(
     return _cut(image, processing, still)
 
 
+def repeated(rows: np.ndarray, family: Family) -> np.ndarray:
+    """Still patch rows ``[N, 3 * side * side]`` as transformers lays them out, ``[N, 3 * temporal * side * side]``."""
+    parts = rows.reshape(len(rows), 3, 1, family.patch_size**2)
+    return np.repeat(parts, family.temporal_patch_size, axis=2).reshape(len(rows), family.patch_values)
+
+
 def _cut(image: np.ndarray, processing: Processing, still: bool) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Lay uint8 ``[H, W, 3]`` out as normalised patch rows (the still image is repeated along time)."""
     family = processing.family
@@ -77,7 +83,5 @@ def _cut(image: np.ndarray, processing: Processing, still: bool) -> tuple[np.nda
     values /= 255
     values -= np.asarray(family.image_mean, np.float32)[:, None, None]
     values /= np.asarray(family.image_std, np.float32)[:, None, None]
-    if not still:
-        shape = (*values.shape[:5], family.temporal_patch_size, side, side)
-        values = np.broadcast_to(values[:, :, :, :, :, None], shape)
-    return values.reshape(rows * columns, -1), (1, rows, columns)
+    patches = values.reshape(rows * columns, 3 * side * side)
+    return patches if still else repeated(patches, family), (1, rows, columns)

@@ -23,25 +23,28 @@ class LinearPatches:
     """
 
     proj: nn.Module
+    in_channels: int
+    temporal_patch_size: int
+    patch_size: int
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Embed patch rows; with an adapter in place of the convolution, the stock path runs.
 
         Rows without the repetition along time (``to_patches(…, still=True)``) meet the sum of the weights over time.
         """
+        channels, time, side = self.in_channels, self.temporal_patch_size, self.patch_size
+        still = hidden_states.shape[-1] == channels * side**2
         if not isinstance(self.proj, nn.Conv3d):
+            if still:
+                hidden_states = hidden_states.view(-1, channels, 1, side**2).expand(-1, -1, time, -1).flatten(1)
             return super().forward(hidden_states)  # type: ignore[misc]
-        weight = self.proj.weight
-        if hidden_states.shape[-1] * weight.shape[2] == weight[0].numel():
-            weight = weight.sum(2)
-        weight = weight.flatten(1)
+        weight = (self.proj.weight.sum(2) if still else self.proj.weight).flatten(1)
         return F.linear(hidden_states.to(weight.dtype).view(-1, weight.shape[1]), weight, self.proj.bias)
 
 
 def takes_still_patches(model: nn.Module) -> bool:
-    """Whether a model embeds patch rows that leave out the repetition along time."""
-    embed = getattr(unwrap(model).model.visual, "patch_embed", None)
-    return isinstance(embed, LinearPatches) and isinstance(embed.proj, nn.Conv3d)
+    """Whether a model embeds patch rows that leave out the repetition along time: any that ``speed_up`` has seen."""
+    return isinstance(getattr(unwrap(model).model.visual, "patch_embed", None), LinearPatches)
 
 
 class BatchedImages:

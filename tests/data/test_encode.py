@@ -68,7 +68,7 @@ def test_image_tokens_are_the_merged_cells_of_the_grid(processing, make_encoder,
     features = make_encoder()(sample(PLATE, sizes=(size,)), PROMPT, "a:1")
     assert cells(features) == expected == features.grids.prod() // processing.family.merge_size**2
     assert np.array_equal(features.token_types == 1, features.input_ids == processing.image_pad)
-    assert features.patches.shape == (features.grids.prod(), processing.family.patch_values)
+    assert features.patches.shape == (features.grids.prod(), 3 * processing.family.patch_size**2)
     assert features.positions.shape == (4, len(features.input_ids)) and not features.positions[:, 0].any()
 
 
@@ -76,7 +76,7 @@ def test_several_images_come_in_order_and_each_object_names_its_own(processing, 
     pair = sample(PLATE, CABLE, sizes=((64, 64), (128, 128)))
     features = make_encoder()(pair, PROMPT, "a:1")
     assert features.grids.tolist() == [[1, 4, 4], [1, 8, 8]] and cells(features) == 4 + 16
-    separate = [patchify([image], processing)[0] for image in pair.images]
+    separate = [patchify([image], processing, still=True)[0] for image in pair.images]
     assert np.array_equal(features.patches, np.concatenate(separate))
     objects = json.loads(label_text(processing, features).removesuffix("<|im_end|>"))
     assert [item["image"] for item in objects.values()] == [0, 1]

@@ -28,6 +28,8 @@ def inputs(batches: list[dict]) -> dict:
     """Rows of equal length as a padded batch for transformers."""
     rows = {name: torch.cat([b[name] for b in batches]) for name in ("input_ids", "mm_token_type_ids", "labels")}
     media = {name: torch.cat([b[name] for b in batches]) for name in ("pixel_values", "image_grid_thw")}
+    still = media["pixel_values"].view(-1, 3, 1, 16 * 16)  # transformers wants an image twice along time
+    media["pixel_values"] = still.expand(-1, -1, 2, -1).flatten(1)
     return {**rows, **media, "attention_mask": torch.ones_like(rows["input_ids"])}
 
 
