@@ -91,15 +91,15 @@ def above(prediction: "Prediction", threshold: float, answer_format: AnswerForma
 
 def draw_overlays(records: Sequence[Record], predictions: Sequence["Prediction"], folder: Path) -> None:
     """Draw each answer on its photos: ``<number>_<name>.png``."""
-    from qcvl.data.samples import build_sample
+    from qcvl.data.samples import load_photo
     from qcvl.viz.draw import draw_annotations
     from qcvl.viz.sheet import save_png
 
     for record, prediction in zip(records, predictions, strict=True):
-        for number, image in enumerate(build_sample(record, "dense").images):
+        for number in range(len(prediction.sizes)):  # of a pair seen as one image, the photo alone
             notes = [note for note in prediction.answer.annotations if note.image == number]
             name = f"{prediction.index:05d}_{Path(prediction.images[number]).stem}.png"
-            save_png(folder / name, draw_annotations(image, notes))
+            save_png(folder / name, draw_annotations(load_photo(record, number), notes))
 
 
 def main() -> None:

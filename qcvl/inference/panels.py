@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qcvl.data.datamodule import EvaluationItem
-from qcvl.data.samples import build_sample
+from qcvl.data.samples import load_photo
 from qcvl.inference.evaluator import Prediction, truth_of
 from qcvl.schema.records import Record
 from qcvl.viz.compare import Comparison, compare, compare_panel, panel_text
@@ -58,14 +58,18 @@ def write_panels(
 
 
 def draw_panels(record: Record, prediction: Prediction) -> list[Panel]:
-    """One panel a photo of the record: its objects beside those of a dense answer."""
+    """One panel a photo that was answered about: its objects beside those of a dense answer.
+
+    Of a photo and its template that the model saw as one, the photo is drawn.
+    """
     truth, found = truth_of(record, prediction.sizes), prediction.answer.annotations
     panels = []
-    for number, image in enumerate(build_sample(record, "dense").images):
-        suffix = f"-{number}" if len(record.images) > 1 else ""
+    for number, size in enumerate(prediction.sizes):
+        image = load_photo(record, number)
+        suffix = f"-{number}" if len(prediction.sizes) > 1 else ""
         name = f"{prediction.source}-{prediction.index:04d}{suffix}"
         caption = f"{prediction.source} {prediction.index}: {prediction.answer.status}"
-        comparison = compare(truth, found, prediction.sizes[number], image_index=number)
+        comparison = compare(truth, found, size, image_index=number)
         picture, text = compare_panel(image, comparison, caption), panel_text(comparison, caption)
         panels.append(Panel(name, record.where, prediction, comparison, picture, text))
     return panels
