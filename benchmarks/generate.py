@@ -5,12 +5,14 @@ Both get the same left-padded batches and the same embedded model; the answers m
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from measure import median_seconds, report
 
 from qcvl import config
 from qcvl.data.scenes.records import SceneRecords
+from qcvl.inference.generate import Written
 from qcvl.inference.hf import HFPredictor
 from qcvl.inference.predictor import Reply, Request
 from qcvl.inference.settings import Generation
@@ -24,7 +26,7 @@ class StockPredictor(HFPredictor):
         """One reply a request, in order."""
         replies: list[Reply] = []
         for start in range(0, len(requests), self.generation.batch_size):
-            inputs = self._inputs(requests[start : start + self.generation.batch_size])
+            (inputs,) = self._parts(requests[start : start + self.generation.batch_size], self.generation.batch_size)
             del inputs["position_ids"]  # generate computes its own
             written = self.model.generate(
                 **inputs,
@@ -38,7 +40,8 @@ class StockPredictor(HFPredictor):
     def _cut(self, ids: list[int]) -> Reply:
         """A row up to its end-of-turn token: what follows is padding."""
         end = self.processing.turn_end
-        return self._reply(ids[: ids.index(end) + 1] if end in ids else ids)
+        ids = ids[: ids.index(end) + 1] if end in ids else ids
+        return replace(self._reply(Written(ids, [1.0] * len(ids)), "dense"), scores=None)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     requests = [Request(records[index].images, settings.prompts.for_task("dense")) for index in range(photos)]
     ours, peer = HFPredictor(model, processing, generation), StockPredictor(model, processing, generation)
 
-    answers = ours.answer(requests)
+    answers = [replace(reply, scores=None) for reply in ours.answer(requests)]
     assert answers == peer.answer(requests), "the two loops wrote different answers"
     ours_s, peer_s = median_seconds([lambda: ours.answer(requests), lambda: peer.answer(requests)], repeats)
     lengths = sorted(reply.tokens for reply in answers)

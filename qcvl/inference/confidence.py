@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from qcvl.schema.salvage import find_objects
 from qcvl.schema.spans import token_kinds
 
@@ -27,16 +25,15 @@ def object_scores(text: str, token_ends: Sequence[int], probabilities: Sequence[
         return ()
     found = find_objects(text)
     kinds = token_kinds(text, token_ends)
-    owners = np.array([owner for _, owner in kinds], dtype=np.int64)
-    listed, scanned = len(found.objects), int(owners.max(initial=-1)) + 1
+    listed, scanned = len(found.objects), max((owner for _, owner in kinds), default=-1) + 1
     if scanned != listed and not (found.status == "truncated" and scanned == listed + 1):
-        return (float(np.mean(probabilities)),) * listed
-    names = np.array([kind for kind, _ in kinds])
-    return tuple(_score(names[owners == k], np.asarray(probabilities)[owners == k]) for k in range(listed))
-
-
-def _score(kinds: np.ndarray, probabilities: np.ndarray) -> float:
-    """The score of one object's tokens."""
-    is_place = kinds == "coordinate"
-    place = probabilities[is_place].mean() if is_place.any() else 1.0
-    return float(min(probabilities[~is_place].prod() * place, 1.0))
+        return (sum(probabilities) / len(probabilities),) * listed
+    scores = [1.0] * scanned
+    places: list[list[float]] = [[] for _ in range(scanned)]
+    for (kind, owner), probability in zip(kinds, probabilities, strict=True):
+        if owner >= 0 and kind == "coordinate":
+            places[owner].append(probability)
+        elif owner >= 0:
+            scores[owner] *= probability
+    sure = (score * (sum(place) / len(place) if place else 1.0) for score, place in zip(scores, places, strict=True))
+    return tuple(min(score, 1.0) for score in sure)[:listed]

@@ -1,11 +1,11 @@
 """A generation loop in which finished rows leave the batch; greedy answers equal ``model.generate``'s."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import Cache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 LEAVE_SHARE = 1 / 8  # of the rows must have finished before the cache is copied without them
 
@@ -38,14 +38,17 @@ class Written(NamedTuple):
 
 
 def generate(
-    model: nn.Module, inputs: Mapping[str, Tensor], limits: Sequence[int], end_id: int, sampler: Sampler
+    model: nn.Module, parts: Iterable[Mapping[str, Tensor]], limits: Sequence[int], end_id: int, sampler: Sampler
 ) -> list[Written]:
     """Continue left-padded prompts until ``end_id`` or each row's limit.
 
+    Prompts are read part by part and continued all together: reading is heavy and soon fills a processor, while a step
+    costs nearly the same for few rows and for many.
+
     Args:
         model: a Qwen vision-language model, plain or wrapped by peft, in eval mode.
-        inputs: ``input_ids`` and ``attention_mask`` ``[B, L]``, ``position_ids`` ``[4, B, L]``, ``mm_token_type_ids``
-            ``[B, L]``, ``pixel_values``, ``image_grid_thw``.
+        parts: for some of the B rows after another ``input_ids`` and ``attention_mask`` ``[b, L]``, ``position_ids``
+            ``[4, b, L]``, ``mm_token_type_ids`` ``[b, L]``, ``pixel_values``, ``image_grid_thw``; L is the same in all.
         limits: the most tokens to write, one a row.
         end_id: the end-of-turn token.
         sampler: chooses the next tokens.
@@ -55,13 +58,8 @@ def generate(
     """
     written = [Written([], []) for _ in limits]
     rows = list(range(len(limits)))
-    padded = not bool(inputs["attention_mask"].all())  # rows of one length need no mask, which attention pays for
-    mask, cache = inputs["attention_mask"] if padded else None, None
-    positions = inputs["position_ids"][..., -1:]  # [4, B, 1], of the prompts' last tokens, which are text
-    step: Mapping[str, Tensor | None] = {**inputs, "attention_mask": mask}
+    cache, logits, mask, positions = _read(model, parts)
     while True:
-        out = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, logits = out.past_key_values, out.logits[:, -1]
         tokens = sampler.choose(logits)
         for row, token, probability in zip(rows, tokens.tolist(), _probabilities(logits, tokens), strict=True):
             if not _finished(written[row].ids, limits[row], end_id):
@@ -79,6 +77,29 @@ def generate(
         mask = None if mask is None else torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions + 1
         step = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions}
+        out = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, logits = out.past_key_values, out.logits[:, -1]
+
+
+def _read(model: nn.Module, parts: Iterable[Mapping[str, Tensor]]) -> tuple[Cache, Tensor, Tensor | None, Tensor]:
+    """The cache of all prompts; the logits ``[B, V]``, mask ``[B, L]`` and positions ``[4, B, 1]`` at their ends.
+
+    Rows of one length need no mask (None), for which attention would pay.
+    """
+    caches, logits, masks, positions = [], [], [], []
+    for part in parts:
+        mask = part["attention_mask"]
+        is_padded = not bool(mask.all())
+        out = model(**{**part, "attention_mask": mask if is_padded else None}, use_cache=True, logits_to_keep=1)
+        caches.append(out.past_key_values)
+        logits.append(out.logits[:, -1])
+        masks.append(mask)
+        positions.append(part["position_ids"][..., -1:])  # of the prompts' last tokens, which are text
+    cache, mask = caches[0], torch.cat(masks)
+    for index, layer in enumerate(cache.layers if len(caches) > 1 else ()):
+        layer.keys = torch.cat([other.layers[index].keys for other in caches])
+        layer.values = torch.cat([other.layers[index].values for other in caches])
+    return cache, torch.cat(logits), None if bool(mask.all()) else mask, torch.cat(positions, dim=1)
 
 
 def _probabilities(logits: Tensor, tokens: Tensor) -> list[float]:

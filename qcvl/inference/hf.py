@@ -13,13 +13,16 @@ from qcvl.inference.confidence import object_scores
 from qcvl.inference.generate import Sampler, Written, generate
 from qcvl.inference.predictor import Reply, Request
 from qcvl.inference.settings import Generation
-from qcvl.models.pixels import seen_size, to_patches
+from qcvl.models.pixels import patch_grid, seen_size, to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
 from qcvl.models.speed import takes_still_patches
 from qcvl.models.text import character_ends
 from qcvl.schema.prompts import TaskPrompt
 from qcvl.schema.types import Task
+
+
+READ_AT_ONCE = 64  # requests; what these need while read still fits near a CPU core, and keeps a GPU busy
 
 
 class HFPredictor:
@@ -41,9 +44,12 @@ class HFPredictor:
         with _evaluating(self.model), torch.inference_mode():
             for start in range(0, len(requests), self.generation.batch_size):
                 batch = requests[start : start + self.generation.batch_size]
-                inputs = {name: value.to(device) for name, value in self._inputs(batch).items()}
                 limits = [min(request.max_new_tokens, self.generation.max_new_tokens) for request in batch]
-                written = generate(self.model, inputs, limits, self.processing.turn_end, sampler)
+                parts = (
+                    {name: value.to(device) for name, value in part.items()}
+                    for part in self._parts(batch, READ_AT_ONCE)
+                )
+                written = generate(self.model, parts, limits, self.processing.turn_end, sampler)
                 replies += [self._reply(row, request.task) for row, request in zip(written, batch, strict=True)]
         return replies
 
@@ -57,14 +63,22 @@ class HFPredictor:
         scores = object_scores(text, character_ends(self.processing, ids), probabilities[: len(ids)])
         return Reply(text, len(ids), finished, scores, "token_probability")
 
-    def _inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
-        processing, still = self.processing, takes_still_patches(self.model)
-        pairs = [[to_patches(image, processing, still=still) for image in request.images] for request in requests]
-        rows = [
-            _encoded(processing, request.prompt, tuple(grid for _, grid in pair))
-            for request, pair in zip(requests, pairs, strict=True)
-        ]
+    def _parts(self, requests: Sequence[Request], count: int) -> Iterator[dict[str, torch.Tensor]]:
+        """The model's inputs for ``count`` requests after another, padded on the left to one length."""
+        rows = [_encoded(self.processing, request.prompt, self._grids(request)) for request in requests]
         longest = max(len(row.ids) for row in rows)
+        for start in range(0, len(requests), count):
+            part = slice(start, start + count)
+            yield self._inputs(requests[part], rows[part], longest)
+
+    def _grids(self, request: Request) -> tuple[tuple[int, int, int], ...]:
+        return tuple(patch_grid(*image.shape[:2], self.processing) for image in request.images)
+
+    def _inputs(
+        self, requests: Sequence[Request], rows: Sequence["_Question"], longest: int
+    ) -> dict[str, torch.Tensor]:
+        processing, still = self.processing, takes_still_patches(self.model)
+        images = [to_patches(image, processing, still=still) for request in requests for image in request.images]
         ids = np.full((len(rows), longest), processing.pad, dtype=np.int64)
         mask = np.zeros((len(rows), longest), dtype=np.int64)
         positions = np.zeros((4, len(rows), longest), dtype=np.int64)
@@ -78,8 +92,8 @@ class HFPredictor:
             "attention_mask": mask,
             "position_ids": positions,
             "mm_token_type_ids": (ids == processing.image_pad).astype(np.int64),
-            "pixel_values": np.concatenate([patches for pair in pairs for patches, _ in pair]),
-            "image_grid_thw": np.array([grid for pair in pairs for _, grid in pair], dtype=np.int64),
+            "pixel_values": np.concatenate([patches for patches, _ in images]),
+            "image_grid_thw": np.array([grid for _, grid in images], dtype=np.int64),
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -69,8 +69,8 @@ class TilePredictor:
         if len(set(sizes)) > 1:
             found = ", ".join(f"{width}x{height}" for width, height in sizes)
             raise DataError(
-                f"the photos of one record measure {found} pixels; tiles cut aligned photos at the same places, so they "
-                "must be of one size: resize them, or answer without tiles (tiles=null)"
+                f"the photos of one record measure {found} pixels; tiles cut aligned photos at the same "
+                "places, so they must be of one size: resize them, or answer without tiles (tiles=null)"
             )
         tiles = self.tiles
         return _Photo(request, sizes[0], looks(*sizes[0], tiles.size, tiles.overlap, tiles.views))

@@ -86,8 +86,9 @@ class Look(NamedTuple):
 
 def looks(width: int, height: int, size: int, overlap: int, views: int) -> list[Look]:
     """Every window of a photo in the first ``views`` views, window by window."""
+    back = {view: view.back(size) for view in VIEWS[:views]}
     return [
-        Look(corner, view, translation_matrix(*corner) @ view.back(size))
+        Look(corner, view, translation_matrix(*corner) @ matrix)
         for corner in windows(width, height, size, overlap)
-        for view in VIEWS[:views]
+        for view, matrix in back.items()
     ]

@@ -50,10 +50,10 @@ def cut(answer: list[int], end: int) -> list[int]:
     return answer[: answer.index(end) + 1] if end in answer else answer
 
 
-def write(model, make_predictor, requests, end: int, limits=None, sampler=GREEDY) -> list[list[int]]:
-    inputs = make_predictor()._inputs(requests)
+def write(model, make_predictor, requests, end: int, limits=None, sampler=GREEDY, together=99) -> list[list[int]]:
+    parts = make_predictor()._parts(requests, together)
     with torch.inference_mode():
-        return [row.ids for row in generate(model, inputs, limits or [LIMIT] * len(requests), end, sampler)]
+        return [row.ids for row in generate(model, parts, limits or [LIMIT] * len(requests), end, sampler)]
 
 
 def test_the_answers_to_compare_with_are_varied(expected, end_id):
@@ -67,6 +67,13 @@ def test_a_batch_of_unequal_requests_gives_what_transformers_writes_for_each_alo
     model, make_predictor, requests, expected
 ):
     assert write(model, make_predictor, requests, NEVER) == expected
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_prompts_read_part_by_part_are_continued_as_those_read_at_once(
+    model, make_predictor, requests, expected, together
+):
+    assert write(model, make_predictor, requests, NEVER, together=together) == expected
 
 
 def test_a_request_alone_gives_the_same_as_in_the_batch(model, make_predictor, requests, expected):
@@ -147,7 +154,7 @@ def test_the_nucleus_is_the_fewest_tokens_that_hold_top_p():
 
 
 def test_the_predictors_batches_are_left_padded(make_predictor, processing, requests):
-    inputs = make_predictor()._inputs(requests)
+    (inputs,) = make_predictor()._parts(requests, len(requests))
     for row, request in enumerate(requests):
         ids = alone(processing, request)["input_ids"][0]
         assert torch.equal(inputs["input_ids"][row, -len(ids) :], ids)
