@@ -22,8 +22,9 @@ class Features:
     """One encoded sample of ``L`` tokens.
 
     ``input_ids``, ``labels`` and ``token_types`` (0 text, 1 image) are int64 ``[L]``, ``positions`` int64 ``[4, L]``,
-    ``patches`` float32 ``[N, 3 * side * side]`` (not repeated along time), ``grids`` int64 ``[images, 3]``. ``cell_classes`` int64 ``[cells]`` and
-    ``cell_points`` float32 ``[cells, 8]`` are the targets of the auxiliary grounding loss, when asked for.
+    ``patches`` float32 ``[N, 3 * side * side]`` (not repeated in time), ``grids`` int64 ``[images, 3]``.
+    ``cell_classes`` int64 ``[cells]`` and ``cell_points`` float32 ``[cells, 8]`` are the targets of the auxiliary
+    grounding loss, when asked for.
     """
 
     input_ids: np.ndarray

@@ -75,6 +75,17 @@ def flip_turn_matrix(index: int, width: float, height: float) -> Matrix:
     return diagonal @ matrix if index & 4 else matrix
 
 
+def flip_turn(pixels: np.ndarray, index: int) -> np.ndarray:
+    """Pixels ``[H, W, ...]`` under the same flip or turn as ``flip_turn_matrix``, without a copy."""
+    pixels = pixels[:: -1 if index & 2 else 1, :: -1 if index & 1 else 1]
+    return pixels.swapaxes(0, 1) if index & 4 else pixels
+
+
+def inverse_flip_turn(index: int) -> int:
+    """The flip or turn that undoes another one: the quarter turns undo each other, the others themselves."""
+    return {5: 6, 6: 5}.get(index, index)
+
+
 def pixel_center_matrix(matrix: Matrix) -> Matrix:
     """The same map in OpenCV's coordinates, where pixel centres are integers, for ``cv2.warpAffine(…, result[:2])``."""
     return translation_matrix(-0.5, -0.5) @ matrix @ translation_matrix(0.5, 0.5)

@@ -21,7 +21,6 @@ from qcvl.models.text import character_ends
 from qcvl.schema.prompts import TaskPrompt
 from qcvl.schema.types import Task
 
-
 READ_AT_ONCE = 64  # requests; what these need while read still fits near a CPU core, and keeps a GPU busy
 
 

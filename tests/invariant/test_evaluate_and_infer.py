@@ -65,34 +65,6 @@ def test_evaluate_chooses_a_threshold_and_scores_groups_that_training_saw_apart(
     assert missing.startswith(f"{train}:1: metadata.board is missing; expected the name of the record's group")
 
 
-@pytest.mark.slow
-def test_evaluate_chooses_a_threshold_and_scores_groups_that_training_saw_apart(
-    command, finished_run, photos, tmp_path
-):
-    train, val = photos / "train.jsonl", photos / "val.jsonl"
-    data = ("data=jsonl", f"data.train={train}", f"data.val={{dev: {train}, test: {val}}}", "panels=0", *QUICK)
-    chosen = ("threshold=dev", "iou=0.33", "group_by=group", "limit=8", "hydra.run.dir=here")
-    done = command("evaluate", f"checkpoint={finished_run}/checkpoints/last", *data, *chosen)
-    assert done.code == 0, done.output
-    folder = tmp_path / "here"
-    found = metrics(folder)
-    scopes = {key.rpartition("/")[0] for key in found["final"]}
-    assert scopes == {"eval/dev", "eval/dev/seen", "eval/test", "eval/test/unseen"}
-    assert found["threshold_source"] == "dev" and 0 <= found["threshold"] <= 1
-    low, high = found["intervals"]["eval/test/dense_f1@0.33"]
-    assert low <= found["final"]["eval/test/dense_f1@0.33"] <= high
-    groups = json.loads((folder / "groups.json").read_text())
-    assert sum(row["photos"] for row in groups) == 8 and {row["seen"] for row in groups} == {False}
-    classes = json.loads((folder / "classes.json").read_text())
-    true = sum(row["truths"] for row in classes["test"]["classes"])
-    assert true == sum(len(record.annotations) for record in read_records(val)[:8])
-    for told in ("threshold ", " on dev, whose own P, R and F1", "Groups by group", "Classes (found from IoU 0.33 on)"):
-        assert told in done.output, done.output
-
-    missing = command("evaluate", f"checkpoint={finished_run}/checkpoints/last", *data, "group_by=board").error()
-    assert missing.startswith(f"{train}:1: metadata.board is missing; expected the name of the record's group")
-
-
 @pytest.mark.parametrize(
     "kind",
     ["folder", pytest.param("file", marks=pytest.mark.slow), pytest.param("jsonl", marks=pytest.mark.slow)],
