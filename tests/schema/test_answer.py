@@ -302,3 +302,25 @@ def test_a_summary_is_copied_exactly_and_a_missing_one_names_the_record():
     assert parse_summary("  BBU设备×1，光模块×3 \n") == "BBU设备×1，光模块×3"
     with pytest.raises(RecordError, match=r"train\.jsonl:3: summary is missing; summary sampling needs one"):
         render_summary(Record(images=("a.jpg",), path="train.jsonl", line=3))
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1, [123, 457, 789, 994]), (10, [120, 460, 790, 990])])
+def test_a_step_rounds_to_multiples_of_grid_cells(step, expected):
+    text = render_answer([box(123.4, 456.6, 789.1, 994.4)], SIZE, answer_format=answer_format(step=step))
+    assert json.loads(text)["object_1"]["bbox_2d"] == expected
+
+
+def test_a_step_keeps_the_frame_and_never_collapses_a_shape():
+    coarse = answer_format(step=50)
+    full, thin = (
+        render_answer([box(*b)], SIZE, answer_format=coarse) for b in ((0, 0, 1000, 1000), (501, 10, 503, 990))
+    )
+    assert json.loads(full)["object_1"]["bbox_2d"] == [0, 0, 1000, 1000]
+    x1, y1, x2, y2 = json.loads(thin)["object_1"]["bbox_2d"]
+    assert (x2 - x1, y1, y2) == (50, 0, 1000) and x1 <= 501 <= x2
+
+
+@pytest.mark.parametrize(("emit_norm", "step"), [("norm1000", 3), ("norm100", 40), ("none", 2), ("auto", 10)])
+def test_a_step_that_does_not_divide_the_grid_is_refused(emit_norm, step):
+    with pytest.raises(ConfigError, match=rf"answer\.step: {step} does not divide the grid of emit_norm={emit_norm}"):
+        answer_format(emit_norm=emit_norm, step=step)
