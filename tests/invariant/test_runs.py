@@ -22,6 +22,7 @@ run.trainer.fit(run.module, run.datamodule)
 
 def test_a_sweep_trains_every_combination_in_one_command(command, small_run, tmp_path):
     short = ("trainer.max_steps=2", "data.val_generate=1", "generation.max_new_tokens=8")
+    command.patience = 850  # four runs in one command
     done = command("train", "-m", "stage=1,2", "tuner=lora,full", *small_run, *short, "hydra.sweep.dir=sweep")
     assert done.code == 0, done.output
     made = {}
