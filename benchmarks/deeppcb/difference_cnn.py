@@ -1,7 +1,7 @@
 """Whole DeepPCB photos by thresholded difference and a small CNN: what a vision-language model has to be measured by.
 
-Where a photo differs from its template, a CNN of 0.2 M parameters says which of six defects a window shows, or none, and
-where its box lies. It trains on the official trainval pairs but one in 25, on which the confidence is chosen, and is
+Where a photo differs from its template, a CNN of 0.2 M parameters says which of six defects a window shows, or none,
+and where its box lies. It trains on the official trainval pairs but one in 25, on which the confidence is chosen, and is
 scored on the official test pairs at hand, once per seed:
 
     python benchmarks/deeppcb/difference_cnn.py --root /abs/deeppcb --seeds 0 1 2 --out results.json

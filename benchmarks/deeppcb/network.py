@@ -50,17 +50,19 @@ def train(windows: Tensor, labels: Tensor, boxes: Tensor, classes: int, epochs: 
     random = np.random.default_rng(seed)
     net = WindowNet(classes)
     optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    steps = epochs * (-(-len(labels) // BATCH))
+    defects, others = (np.flatnonzero(mask) for mask in (labels < classes, labels == classes))
+    per_epoch = len(defects) + min(len(defects), len(others))
+    steps = epochs * -(-per_epoch // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps, pct_start=0.1)
     net.train().to(memory_format=torch.channels_last)
-    for rows in _batches(len(labels), epochs, random):
+    for rows in _batches(defects, others, epochs, random):
         seen, where = _augment(windows[rows], boxes[rows], random)
-        kind = labels[rows]
+        kinds = labels[rows]
         logits, found = net(seen)
-        loss = F.cross_entropy(logits, kind)
-        defects = kind < classes
-        if defects.any():
-            loss = loss + F.smooth_l1_loss(found[defects], where[defects] / BOX_SCALE, beta=0.1)
+        shown = kinds < classes
+        loss = F.cross_entropy(logits, kinds)
+        if shown.any():
+            loss = loss + F.smooth_l1_loss(found[shown], where[shown] / BOX_SCALE, beta=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -68,9 +70,12 @@ def train(windows: Tensor, labels: Tensor, boxes: Tensor, classes: int, epochs: 
     return net.eval()
 
 
-def _batches(count: int, epochs: int, random: np.random.Generator) -> Iterator[Tensor]:
+def _batches(defects: np.ndarray, others: np.ndarray, epochs: int, random: np.random.Generator) -> Iterator[Tensor]:
+    """Rows of every defect once an epoch, among as many of the background, drawn anew each time."""
     for _ in range(epochs):
-        yield from torch.from_numpy(random.permutation(count)).split(BATCH)
+        background = random.permutation(others)[: len(defects)]
+        rows = random.permutation(np.concatenate([defects, background]))
+        yield from torch.from_numpy(rows).split(BATCH)
 
 
 def _augment(windows: Tensor, boxes: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:

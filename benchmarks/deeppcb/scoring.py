@@ -45,7 +45,9 @@ def scores(photos: Sequence[Judged], confidence: float) -> dict[str, float]:
     records = [photo.above(confidence) for photo in photos]
     pooled = detection_metrics(records)
     values = {
-        f"{score}@{overlap:g}": pooled[f"dense_{score}@{overlap:g}"] for overlap in THRESHOLDS for score in "f1 p r".split()
+        f"{score}@{overlap:g}": pooled[f"dense_{score}@{overlap:g}"]
+        for overlap in THRESHOLDS
+        for score in ("f1", "p", "r")
     }
     values |= {f"map@{overlap:g}": mean_average_precision(photos, overlap) for overlap in THRESHOLDS}
     classes = per_class(records, threshold=OWN_THRESHOLD)
@@ -79,4 +81,6 @@ def _average_precision(photos: Sequence[Judged], overlap: float, name: str) -> f
     right = np.cumsum([hit for _, hit in ranked])
     precision = np.maximum.accumulate((right / np.arange(1, len(ranked) + 1))[::-1])[::-1]
     first = np.searchsorted(right / total, RECALLS, side="left")
-    return float(np.where(first < len(ranked), precision[np.minimum(first, len(ranked) - 1)], 0).mean()) if ranked else 0.0
+    return (
+        float(np.where(first < len(ranked), precision[np.minimum(first, len(ranked) - 1)], 0).mean()) if ranked else 0.0
+    )

@@ -69,7 +69,7 @@ def test_average_precision_is_that_of_a_curve_drawn_by_hand(parts):
     truth = [box(0, 0, 10, 10), box(20, 0, 30, 10), box(0, 0, 10, 10, "spur")]
     found = [box(0, 0, 10, 10), box(0, 0, 10, 9), box(20, 0, 30, 10), box(50, 50, 60, 60, "copper")]
     photo = scoring.Judged(truth, found, [0.9, 0.8, 0.7, 0.6], (64, 64))
-    # open: right, a second box on the same defect, right: precision 1 up to recall .5 (51 points), then 2/3 (50 points);
+    # open: right, a second box on the same defect, right: precision 1 up to recall .5 (51 points), then 2/3 (50);
     # spur: never found; copper: no such defect, so not a class of the mean
     assert scoring.mean_average_precision([photo], 0.5) == pytest.approx((51 + 50 * 2 / 3) / 101 / 2)
 
@@ -98,7 +98,9 @@ def test_the_script_ends_with_scores_and_costs_as_json_and_repeats_them_for_the_
     row = json.loads(done.stdout.splitlines()[-1])
     assert row["name"] == "deeppcb_difference_cnn" and row["pairs"] == 11 and row["test_pairs"] == 3
     assert row["core_minutes"] > 0 and row["ms_per_photo"] > 0 and 1e5 < row["parameters"] < 3e5
-    assert all(0 <= row[f"{score}@{overlap}"] <= 1 for score in ("f1", "p", "r", "map") for overlap in (0.33, 0.5, 0.75))
+    assert all(
+        0 <= row[f"{score}@{overlap}"] <= 1 for score in ("f1", "p", "r", "map") for overlap in (0.33, 0.5, 0.75)
+    )
     first, second = json.loads((tmp_path / "results.json").read_text())["runs"]
     same = set(first) - {"core_minutes", "ms_per_photo"}
     assert {key: first[key] for key in same} == {key: second[key] for key in same}
