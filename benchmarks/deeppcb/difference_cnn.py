@@ -1,8 +1,8 @@
 """Whole DeepPCB photos by thresholded difference and a small CNN: what a vision-language model has to be measured by.
 
 Where a photo differs from its template, a CNN of 0.2 M parameters says which of six defects a window shows, or none,
-and where its box lies. It trains on the official trainval pairs but one in 25, on which the confidence is chosen, and is
-scored on the official test pairs at hand, once per seed:
+and where its box lies. It trains on the official trainval pairs but one in 25, on which the confidence is chosen, and
+is scored on the official test pairs at hand, once per seed:
 
     python benchmarks/deeppcb/difference_cnn.py --root /abs/deeppcb --seeds 0 1 2 --out results.json
 
@@ -30,7 +30,7 @@ from qcvl.schema.types import Annotation
 NAMES = tuple(CLASSES.values())
 HELD_BACK_SEED, HELD_BACK_EVERY = 11, 25  # 40 of the 1,000 official pairs
 FLOOR = 0.01  # less probable boxes are not even ranked
-OVERLAP = 0.3  # of two boxes that are one defect: 4 of 6,873 defects overlap another one more
+OVERLAP = 0.3  # of two boxes that are one defect: among 6,873 true ones 4 pairs overlap more
 
 
 def main() -> None:
@@ -53,6 +53,7 @@ def main() -> None:
         costs = {"core_minutes": minutes, "parameters": sum(p.numel() for p in net.parameters())}
         costs |= {"ms_per_photo": 1000 * statistics.median(seconds), "confidence": confidence}
         runs.append(scores(photos, confidence) | costs)
+        print(f"seed {seed}: F@.33 {runs[-1]['f1@0.33']:.3f} after {minutes:.1f} core-minutes", flush=True)
     _report(options, runs, {"pairs": len(fitting), "held_back": len(held_back), "test_pairs": len(test)})
 
 
@@ -107,7 +108,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder that holds PCBData")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=20, help="passes over all candidates (about 15 s each)")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over all defects")
     parser.add_argument("--out", type=Path, help="JSON file for the scores of every seed")
     return parser.parse_args()
 
