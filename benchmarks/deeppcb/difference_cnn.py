@@ -23,7 +23,9 @@ from candidates import SIDE, places, targets, windows
 from network import BOX_SCALE, SHIFT, WindowNet, train
 from scoring import Judged, best_confidence, scores
 
-from qcvl.data.formats.deeppcb import CLASSES, Pair, fuse, read_pairs
+from qcvl.data.formats.deeppcb import CLASSES, Pair, read_pairs
+from qcvl.data.images import load_image
+from qcvl.data.pairs import pair_images
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation
 
@@ -79,12 +81,17 @@ def _judge(net: WindowNet, pairs: Sequence[Pair]) -> tuple[list[Judged], list[fl
     """What was found in each photo, and the CPU seconds from decoded pixels to boxes."""
     photos, seconds = [], []
     for pair in pairs:
-        pixels = fuse(pair)
+        pixels = _fused(pair)
         start = time.process_time()
         found, certainty = detect(net, pixels)
         seconds.append(time.process_time() - start)
         photos.append(Judged(pair.defects, found, certainty, pixels.shape[1::-1]))
     return photos, seconds
+
+
+def _fused(pair: Pair) -> np.ndarray:
+    """Photo, template and their difference as the channels of uint8 ``[H, W, 3]``."""
+    return pair_images([load_image(pair.photo), load_image(pair.template)], "fused")[0]
 
 
 def _split(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
@@ -98,7 +105,7 @@ def _examples(pairs: Sequence[Pair]) -> tuple[torch.Tensor, ...]:
     """Windows, classes and boxes of all candidates."""
     rows = []
     for pair in pairs:
-        pixels = fuse(pair)
+        pixels = _fused(pair)
         centres = places(pixels)
         rows.append((windows(pixels, centres, SIDE + 2 * SHIFT), *targets(centres, pair.defects, NAMES)))
     return tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True))

@@ -64,16 +64,6 @@ def test_boxes_move_with_the_windows_they_are_drawn_in(parts, seed):
     assert moved[0].tolist() == [x - middle, y - middle, x + width - middle, y + height - middle]
 
 
-def test_average_precision_is_that_of_a_curve_drawn_by_hand(parts):
-    scoring = parts["scoring"]
-    truth = [box(0, 0, 10, 10), box(20, 0, 30, 10), box(0, 0, 10, 10, "spur")]
-    found = [box(0, 0, 10, 10), box(0, 0, 10, 9), box(20, 0, 30, 10), box(50, 50, 60, 60, "copper")]
-    photo = scoring.Judged(truth, found, [0.9, 0.8, 0.7, 0.6], (64, 64))
-    # open: right, a second box on the same defect, right: precision 1 up to recall .5 (51 points), then 2/3 (50);
-    # spur: never found; copper: no such defect, so not a class of the mean
-    assert scoring.mean_average_precision([photo], 0.5) == pytest.approx((51 + 50 * 2 / 3) / 101 / 2)
-
-
 def test_the_confidence_is_the_one_with_the_best_f1(parts):
     scoring = parts["scoring"]
     photo = scoring.Judged([box(0, 0, 10, 10)], [box(0, 0, 10, 10), box(20, 0, 30, 10)], [0.7, 0.31], (64, 64))
@@ -81,6 +71,7 @@ def test_the_confidence_is_the_one_with_the_best_f1(parts):
     assert scoring.f1([photo], 0.3) == pytest.approx(2 / 3) and scoring.f1([photo], 0.32) == 1
 
 
+@pytest.mark.slow
 def test_the_script_ends_with_scores_and_costs_as_json_and_repeats_them_for_the_same_seed(
     readme, shared_data, tmp_path
 ):
