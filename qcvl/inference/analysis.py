@@ -221,7 +221,7 @@ def _group_scores(
     dense = [p for p in predictions if p.task == "dense"]
     for prediction, scored in zip(dense, _scored(records, dense), strict=True):
         name = str(grouping.groups[prediction.source, prediction.index])
-        photos[name] = photos.get(name, 0) + len(prediction.images)
+        photos[name] = photos.get(name, 0) + len(prediction.sizes)  # a pair seen as one counts once
         counts[name] = counts.get(name, DetectionCounts()) + object_counts(scored, overlap, threshold)
     seen = {name: None if grouping.seen is None else name in grouping.seen for name in counts}
     rows = [GroupScores(name, photos[name], counts[name], seen[name]) for name in counts]
