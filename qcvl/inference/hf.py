@@ -71,7 +71,7 @@ class HFPredictor:
             yield self._inputs(requests[part], rows[part], longest)
 
     def _grids(self, request: Request) -> tuple[tuple[int, int, int], ...]:
-        return tuple(patch_grid(*image.shape[:2], self.processing) for image in request.images)
+        return tuple(patch_grid(image.shape[0], image.shape[1], self.processing) for image in request.images)
 
     def _inputs(
         self, requests: Sequence[Request], rows: Sequence["_Question"], longest: int

@@ -13,7 +13,7 @@ from qcvl.inference.settings import Tiles
 from qcvl.schema.types import Annotation
 
 TOUCH_PX = 2.5  # an object that ends so near to an inner border of its window may go on behind it
-SAME_SHARE = 0.6  # of the smaller of two shapes inside the other: a piece of it
+SAME_SHARE = 0.6  # of the smaller of two shapes inside the other: a piece of it, if cut
 MEAN_IOU = 0.5  # members below it are too unlike the best one to be averaged with it
 LINE_RADIUS_PX = 4.0  # lines are compared as bands of twice that width
 
@@ -28,7 +28,7 @@ class Seen:
 
 
 class Ballot:
-    """All that was seen of one kind (regions or lines) in one photo, and how the windows lie in it.
+    """All that was seen of one kind (regions or lines) in one image, and how the windows lie in it.
 
     Args:
         seen: N objects.
@@ -38,28 +38,40 @@ class Ballot:
     """
 
     def __init__(self, seen: Sequence[Seen], windows: np.ndarray, size: tuple[int, int], tiles: Tiles) -> None:
-        self.seen, self.windows = seen, windows
+        self.seen, self.windows, self.border_weight = seen, windows, tiles.border_weight
+        far = np.array([np.inf, np.inf, *size])
+        self.inner: np.ndarray = (windows > 0) & (windows < far)  # borders with more of the photo behind them
         self.shapes = [item.note.shape for item in seen]
         self.bounds = np.array([shape.bounds for shape in self.shapes])
-        own = windows[[item.look for item in seen]]
-        inner = (own > 0) & (own < np.array([np.inf, np.inf, *size]))  # borders with more of the photo behind them
-        room = (self.bounds - own) * np.array([1, 1, -1, -1])
-        self.cut = inner & (room <= TOUCH_PX)  # [N, 4]: which sides of each object may go on
-        self.inner_own = np.where(inner, own, np.nan)
-        self.whole = ~self.cut.any(axis=1)
+        self.extents = (self.bounds[:, 2:] - self.bounds[:, :2]).sum(axis=1)
+        self.looks = np.array([item.look for item in seen])
+        self.cut = self._cut(self.looks, self.bounds)  # [N, 4]: which sides of each object may go on
+        self.whole = self.cut.sum(axis=1) == 0
         self.weights = np.array([item.score for item in seen]) * np.where(self.whole, 1.0, tiles.border_weight)
         self.iou, share = self_overlaps(self.shapes, LINE_RADIUS_PX)
-        self.same = (self.iou > tiles.same_iou) | (share > SAME_SHARE)
-        np.fill_diagonal(self.same, True)  # a shape without area overlaps nothing, not even itself
+        # Only what is cut may be a piece of the other: a label on a cabinet lies in it too, and is no piece of it.
+        pieces = (share > SAME_SHARE) & ~(self.whole[:, None] & self.whole[None])
+        self.same = (self.iou > tiles.same_iou) | pieces
+
+    def _cut(self, looks: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        """Bool ``[K, 4]``: which sides of bounds the windows of K looks may cut, at borders within the photo."""
+        room = (bounds - self.windows[looks]) * np.array([1, 1, -1, -1])
+        return np.asarray(self.inner[looks] & (room <= TOUCH_PX))
 
     def clusters(self) -> list[np.ndarray]:
-        """Indices of the members of each object, whatever they call it, the highest weight (the leader) first."""
-        order = np.argsort(-self.weights, kind="stable")
+        """Indices of the members of each object, whatever they call it, the highest weight (the leader) first.
+
+        What one answer lists are different objects: of each look a cluster has the one that fits its leader best.
+        """
+        order = np.lexsort((-self.extents, -self.weights))  # of equal weights the larger one leads
         free = np.ones(len(order), dtype=bool)
         found = []
         for leader in order:
             if free[leader]:
-                members = order[(free & self.same[leader])[order]]
+                fitting = np.flatnonzero(free & self.same[leader] & (self.looks != self.looks[leader]))
+                fitting = fitting[np.argsort(-self.iou[leader, fitting], kind="stable")]
+                others = fitting[np.unique(self.looks[fitting], return_index=True)[1]]
+                members = np.array([leader, *others[np.argsort(-self.weights[others], kind="stable")]])
                 free[members] = False
                 found.append(members)
         return found
@@ -72,17 +84,17 @@ class Ballot:
         return max(sums, key=sums.__getitem__)
 
     def confidence(self, members: np.ndarray, desc: str, shape: Shape) -> float:
-        """Weights of those that say ``desc`` over the looks that have the whole shape in their window, at most 1.
+        """Weights of those that say ``desc`` over the sum if all looks with the shape in their window did, at most 1.
 
-        A shape that is whole in no window is divided by the looks that have its middle.
+        A shape that is whole in no window is expected, cut, of the looks that have its middle.
         """
         votes = sum(self.weights[member] for member in members if self.seen[member].note.desc == desc)
         bounds = np.array(shape.bounds)
         able = _holding(self.windows, bounds)
-        if not able:
-            middle = (bounds[:2] + bounds[2:]) / 2
-            able = _holding(self.windows, np.concatenate([middle, middle]))
-        return float(min(votes / max(able, 1), 1.0))
+        if not len(able):
+            able = _holding(self.windows, np.tile((bounds[:2] + bounds[2:]) / 2, 2))
+        expected = np.where(self._cut(able, bounds).any(axis=1), self.border_weight, 1.0).sum()
+        return float(min(votes / expected, 1.0)) if expected > 0 else 0.0
 
     def region(self, members: np.ndarray) -> Shape:
         """One shape of several: the weighted mean of the whole ones that look like the best of them.
@@ -120,9 +132,9 @@ class Ballot:
 
     def _piece(self, member: int) -> Piece:
         points = self.shapes[member].points
-        x1, y1, x2, y2 = self.inner_own[member]
-        to_border = np.fmin.reduce(np.abs(points[[0, -1]][:, [0, 1, 0, 1]] - (x1, y1, x2, y2)), axis=1)  # nan: outer
-        return Piece(points, *(to_border <= TOUCH_PX).tolist())
+        ends = np.tile(points[[0, -1]], 2)  # [2, 4]: x, y beside the x, y of both corners of the window
+        start, end = self._cut(self.looks[[member, member]], ends)
+        return Piece(points, bool(start.any()), bool(end.any()))
 
 
 def merge(
@@ -130,9 +142,9 @@ def merge(
 ) -> tuple[list[Annotation], list[float]]:
     """The objects of a photo and their confidences 0..1, from what all looks at its windows saw.
 
-    Objects are the same, whatever they are called, when they overlap (greedily, from the highest weight down): by
-    IoU, or because one lies in the other, as a piece cut by a border does. Lines compare with lines only, and their
-    pieces are joined where they meet.
+    Objects of different answers are the same, whatever they are called, when they overlap (greedily, from the highest
+    weight down): by IoU, or because one is a piece of the other, cut by a border. Lines compare with lines only, and
+    their pieces are joined where they meet.
 
     Args:
         seen: what was seen, in pixels of the photo.
@@ -179,9 +191,9 @@ def _lines(ballot: Ballot) -> list[tuple[Shape, str, float]]:
     ]
 
 
-def _holding(windows: np.ndarray, bounds: np.ndarray) -> int:
-    """How many windows ``[looks, 4]`` hold bounds ``[4]`` whole."""
-    return int(((windows[:, :2] <= bounds[:2]) & (bounds[2:] <= windows[:, 2:])).all(axis=1).sum())
+def _holding(windows: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Indices of the windows ``[looks, 4]`` that hold bounds ``[4]`` whole."""
+    return np.flatnonzero(((windows[:, :2] <= bounds[:2]) & (bounds[2:] <= windows[:, 2:])).all(axis=1))
 
 
 def _alike(shape: Shape, other: Shape) -> bool:

@@ -6,7 +6,8 @@ import pytest
 from lightning.pytorch import LightningModule
 
 from qcvl.callbacks.evaluation import GenerationEvaluation
-from qcvl.inference.settings import Generation
+from qcvl.inference.hf import HFPredictor
+from qcvl.inference.settings import Generation, Tiles
 from tests.callbacks.conftest import QUIET
 
 pytestmark = QUIET
@@ -75,3 +76,22 @@ def test_a_module_without_a_model_is_refused(make_trainer, scoring):
     trainer = make_trainer()
     with pytest.raises(TypeError, match="needs a module with a model, and a VLDataModule"):
         scoring().on_validation_epoch_end(trainer, LightningModule())
+
+
+def test_validation_photos_can_be_answered_window_by_window(start_run, scoring, tmp_path):
+    tiles = Tiles(size=64, overlap=16, views=2, border_weight=0.7, same_iou=0.3)
+    asked = []
+
+    def answer(self, requests):
+        asked.append([image.shape for request in requests for image in request.images])
+        return whole(self, requests)
+
+    whole, HFPredictor.answer = HFPredictor.answer, answer
+    try:
+        start_run(max_epochs=1, callbacks=[scoring(tiles=tiles, limit=3)])
+    finally:
+        HFPredictor.answer = whole
+    shapes = [shape for call in asked for shape in call]
+    dense = [shape for shape in shapes if shape == (64, 64, 3)]
+    assert len(dense) >= 2 * 9  # of the first photo alone, 128x128 px: 3 x 3 windows, two views of each
+    assert [row for row in (tmp_path / "run/logging.jsonl").read_text().splitlines() if "eval/val/finished" in row]

@@ -1,5 +1,6 @@
 """Batched generation: token by token what transformers writes for each request alone."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -10,6 +11,9 @@ from qcvl.data.chat import ask, encode_question
 from qcvl.data.encode import patchify
 from qcvl.inference import generate as generation
 from qcvl.inference.generate import Sampler, generate
+from qcvl.models.pixels import to_patches
+from qcvl.models.speed import takes_still_patches
+from tests.conftest import photo
 
 CPU = torch.device("cpu")
 GREEDY = Sampler(temperature=0, top_p=1, device=CPU)
@@ -203,3 +207,40 @@ def test_the_size_the_model_sees_is_that_of_its_patches(make_predictor, processi
     assert make_predictor().seen_size((600, 300)) == (160, 64)
     _, grids = patchify([torch.zeros(300, 600, 3, dtype=torch.uint8).numpy()], processing)
     assert (int(grids[0, 2]) * 16, int(grids[0, 1]) * 16) == (160, 64)
+
+
+def test_each_object_of_a_dense_answer_has_a_score_and_a_summary_has_none(make_predictor, requests):
+    dense, summary = make_predictor().answer([requests[0], replace(requests[0], task="summary")])
+    assert dense.score_source == "token_probability" and dense.scores == ()  # a random model lists no objects
+    assert (summary.text, summary.scores, summary.score_source) == (dense.text, None, "constant")
+
+
+def test_a_still_images_rows_without_the_repetition_along_time_are_embedded_alike(model, processing):
+    image = photo(96, 64, seed=1)
+    (twice, grid), (once, same) = (to_patches(image, processing, still=still) for still in (False, True))
+    assert grid == same and twice.shape[1] == 2 * once.shape[1]
+    sides = processing.family.patch_size**2
+    assert (twice.reshape(len(twice), 3, 2, sides) == once.reshape(len(once), 3, 1, sides)).all()
+    embed = model.model.visual.patch_embed
+    with torch.inference_mode():
+        torch.testing.assert_close(embed(torch.from_numpy(once)), embed(torch.from_numpy(twice)), rtol=1e-4, atol=1e-4)
+
+
+class Wrapped(torch.nn.Module):
+    """A convolution as an adapter wraps it."""
+
+    def __init__(self, base: torch.nn.Conv3d) -> None:
+        super().__init__()
+        self.base, self.weight = base, base.weight
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.base(values)
+
+
+def test_another_or_an_adapted_patch_embedding_gets_whole_patches(model, plain, make_predictor, requests):
+    assert takes_still_patches(model) and not takes_still_patches(plain)
+    adapted = copy.deepcopy(model)
+    adapted.model.visual.patch_embed.proj = Wrapped(adapted.model.visual.patch_embed.proj)
+    assert not takes_still_patches(adapted)
+    replies = [make_predictor(model=one).answer(requests) for one in (model, plain, adapted)]
+    assert len({tuple(reply.text for reply in some) for some in replies}) == 1
