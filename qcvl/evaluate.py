@@ -8,9 +8,17 @@ from omegaconf import DictConfig
 from qcvl import config
 from qcvl.composition.cost import Meter, write_cost
 from qcvl.composition.opening import open_model
+from qcvl.composition.roots import Evaluate
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from qcvl.checkpoints.reopen import Reopened
+    from qcvl.data.datamodule import VLDataModule
+    from qcvl.inference.analysis import Analysis
+    from qcvl.inference.evaluator import Prediction
+
+    Answers = dict[str, list[Prediction]]
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -21,18 +29,33 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     settings = config.build(cfg)
     if settings.runs is not None:
         return compare_runs(Path(settings.runs), Path(settings.paths.output_dir))
-    from rich.console import Console
-
-    from qcvl.data.datamodule import VLDataModule
-    from qcvl.inference.analysis import analyse, group_records, remarks, whole_name, write_analysis
-    from qcvl.inference.evaluator import predict_sources, write_predictions
+    from qcvl.inference.analysis import analyse, group_records
+    from qcvl.inference.evaluator import predict_sources
     from qcvl.inference.hf import HFPredictor
-    from qcvl.inference.panels import write_panels
     from qcvl.inference.tiles import with_tiles
-    from qcvl.viz.report import headline, results_table
-    from qcvl.viz.scores import score_tables
 
     opened = open_model(settings)
+    datamodule = validation_data(settings, opened)
+    records = {source.name: source.records for source in datamodule.sources("val")}
+    grouping = group_records(records, settings.group_by, settings.data.sources("train"), settings.limit)
+    whole = HFPredictor(opened.model, opened.processing, settings.generation)
+    predictor = with_tiles(whole, settings.tiles, opened.answer_format)
+    meter = Meter()
+    answers = predict_sources(predictor, datamodule, settings.limit)
+    cost = cost_of_answers(meter, opened.model, sum(map(len, answers.values())))
+    analysis = analyse(
+        records, answers, threshold=settings.threshold, overlap=settings.iou, grouping=grouping, seed=settings.seed
+    )
+    write(settings, datamodule, answers, analysis)
+    write_cost(Path(settings.paths.output_dir), cost)
+    show(settings, analysis, cost)
+    return analysis.metrics
+
+
+def validation_data(settings: Evaluate, opened: "Reopened") -> "VLDataModule":
+    """The data module of ``data.val``, seen as the checkpoint was trained to see it."""
+    from qcvl.data.datamodule import VLDataModule
+
     datamodule = VLDataModule(
         data=settings.data,
         processing=opened.processing,
@@ -46,40 +69,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     )
     datamodule.prepare_data()
     datamodule.setup("validate")
-    records = {source.name: source.records for source in datamodule.sources("val")}
-    train = settings.data.sources("train")
-    grouping = group_records(records, settings.group_by, train, settings.limit)
-    whole = HFPredictor(opened.model, opened.processing, settings.generation)
-    predictor = with_tiles(whole, settings.tiles, opened.answer_format)
-    meter = Meter()
-    answers = predict_sources(predictor, datamodule, settings.limit)
-    cost = cost_of_answers(meter, opened.model, sum(map(len, answers.values())))
-    analysis = analyse(
-        records, answers, threshold=settings.threshold, overlap=settings.iou, grouping=grouping, seed=settings.seed
-    )
-    folder = Path(settings.paths.output_dir)
-    write_analysis(folder, analysis)
-    for name, predictions in answers.items():
-        write_predictions(folder / f"predictions/{name}.jsonl", predictions)
-        items = datamodule.evaluation_items(name, settings.panels)
-        write_panels(Path(settings.paths.previews), name, items, predictions)
-    console = Console()
-    console.print(results_table({}, headline(analysis.metrics, settings.iou), intervals=analysis.intervals))
-    classes = analysis.classes[whole_name(analysis.classes)]
-    for table in score_tables(classes, analysis.groups, str(settings.group_by)):
-        console.print(table)
-    for remark in remarks(analysis, settings.iou):
-        console.print(remark, highlight=False, markup=False)
-    write_cost(folder, cost)
-    work, clock = (
-        f"{cost['core_ms_per_answer']:.4g} ms of processor time",
-        f"{cost['ms_per_answer']:.4g} ms by the clock",
-    )
-    console.print(f"cost        {work} an answer, {clock}; {cost['parameters']:,} parameters", highlight=False)
-    where = {"run": folder, "predictions": folder / "predictions", "pictures": settings.paths.previews}
-    for name, path in where.items():
-        console.print(f"{name:11} {path}", highlight=False, markup=False, soft_wrap=True)
-    return analysis.metrics
+    return datamodule
 
 
 def cost_of_answers(meter: Meter, model: "nn.Module", answers: int) -> dict[str, float]:
@@ -91,6 +81,46 @@ def cost_of_answers(meter: Meter, model: "nn.Module", answers: int) -> dict[str,
         "ms_per_answer": 1000 * clock / max(answers, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
+
+
+def write(settings: Evaluate, datamodule: "VLDataModule", answers: "Answers", analysis: "Analysis") -> None:
+    """Write scores, tables, predictions and panels into the run's folder."""
+    from qcvl.inference.analysis import write_analysis
+    from qcvl.inference.evaluator import write_predictions
+    from qcvl.inference.panels import write_panels
+
+    folder = Path(settings.paths.output_dir)
+    write_analysis(folder, analysis)
+    for name, predictions in answers.items():
+        write_predictions(folder / f"predictions/{name}.jsonl", predictions)
+        items = datamodule.evaluation_items(name, settings.panels)
+        write_panels(Path(settings.paths.previews), name, items, predictions)
+
+
+def show(settings: Evaluate, analysis: "Analysis", cost: dict[str, float]) -> None:
+    """Print the scores, the tables of classes and groups, what to know about them, and where everything is."""
+    from rich.console import Console
+
+    from qcvl.inference.analysis import remarks, whole_name
+    from qcvl.viz.report import headline, results_table
+    from qcvl.viz.scores import score_tables
+
+    console = Console()
+    console.print(results_table({}, headline(analysis.metrics, settings.iou), intervals=analysis.intervals))
+    classes = analysis.classes[whole_name(analysis.classes)]
+    for table in score_tables(classes, analysis.groups, str(settings.group_by)):
+        console.print(table)
+    for remark in remarks(analysis, settings.iou):
+        console.print(remark, highlight=False, markup=False)
+    work, clock = (
+        f"{cost['core_ms_per_answer']:.4g} ms of processor time",
+        f"{cost['ms_per_answer']:.4g} ms by the clock",
+    )
+    console.print(f"cost        {work} an answer, {clock}; {cost['parameters']:,} parameters", highlight=False)
+    folder = Path(settings.paths.output_dir)
+    where = {"run": folder, "predictions": folder / "predictions", "pictures": settings.paths.previews}
+    for name, path in where.items():
+        console.print(f"{name:11} {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def compare_runs(runs_folder: Path, folder: Path) -> dict[str, float]:
