@@ -84,9 +84,9 @@ def cost_of_answers(meter: Meter, model: "nn.Module", answers: int) -> dict[str,
 
 
 def write(settings: Evaluate, datamodule: "VLDataModule", answers: "Answers", analysis: "Analysis") -> None:
-    """Write scores, tables, predictions and panels into the run's folder."""
+    """Write scores, tables, predictions and, of the objects that count, panels into the run's folder."""
     from qcvl.inference.analysis import write_analysis
-    from qcvl.inference.evaluator import write_predictions
+    from qcvl.inference.evaluator import above, write_predictions
     from qcvl.inference.panels import write_panels
 
     folder = Path(settings.paths.output_dir)
@@ -94,7 +94,8 @@ def write(settings: Evaluate, datamodule: "VLDataModule", answers: "Answers", an
     for name, predictions in answers.items():
         write_predictions(folder / f"predictions/{name}.jsonl", predictions)
         items = datamodule.evaluation_items(name, settings.panels)
-        write_panels(Path(settings.paths.previews), name, items, predictions)
+        shown = [above(prediction, analysis.threshold.value, datamodule.answer_format) for prediction in predictions]
+        write_panels(Path(settings.paths.previews), name, items, shown)
 
 
 def show(settings: Evaluate, analysis: "Analysis", cost: dict[str, float]) -> None:

@@ -1,7 +1,6 @@
 """``python -m qcvl.infer``: answers about a photo, a folder or a JSONL file, as JSONL and drawn on the photos."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +8,7 @@ from omegaconf import DictConfig
 
 from qcvl import config
 from qcvl.composition.opening import open_model
-from qcvl.data.written import rescale
 from qcvl.errors import DataError
-from qcvl.schema.answer import AnswerFormat, render_answer
 from qcvl.schema.records import Record, read_records
 
 if TYPE_CHECKING:
@@ -30,7 +27,7 @@ def infer(cfg: DictConfig) -> None:
     from rich.console import Console
 
     from qcvl.data.datamodule import EvaluationItem
-    from qcvl.inference.evaluator import predict, write_predictions
+    from qcvl.inference.evaluator import above, predict, write_predictions
     from qcvl.inference.hf import HFPredictor
     from qcvl.inference.tiles import with_tiles
 
@@ -71,22 +68,6 @@ def records_of(source: Path) -> list[Record]:
     else:
         raise DataError(f"{source} not found; give a photo, a folder of photos or a JSONL file: input=/abs/photos")
     return [Record(images=(str(photo.resolve()),), annotated=False) for photo in photos]
-
-
-def above(prediction: "Prediction", threshold: float, answer_format: AnswerFormat) -> "Prediction":
-    """The prediction with only those objects that score ``threshold`` or more, and a text that lists just these.
-
-    Where none scores less it stays as it is, word for word.
-    """
-    kept = [number for number, score in enumerate(prediction.scores) if score >= threshold]
-    if len(kept) == len(prediction.scores):
-        return prediction
-    notes = tuple(prediction.answer.annotations[number] for number in kept)
-    written = rescale(notes, prediction.sizes, prediction.text_sizes)
-    text = render_answer(written, prediction.text_sizes, answer_format=replace(answer_format, step=1))
-    answer = replace(prediction.answer, annotations=notes, places=tuple(range(len(notes))))
-    scores = tuple(prediction.scores[number] for number in kept)
-    return replace(prediction, text=text, answer=answer, scores=scores)
 
 
 def draw_overlays(records: Sequence[Record], predictions: Sequence["Prediction"], folder: Path) -> None:

@@ -36,7 +36,7 @@ def test_whole_photos_of_one_list_become_records_that_pass_the_check(boards, tmp
     assert [note.desc for note in record.annotations] == [desc] * 2
     source = JsonlSource(path=str(path), repeat=1, task=None, prompts=None)
     checked = check_source("train", source, "mixed", decode=True)
-    assert (checked.problems, checked.warnings, checked.sizes) == ((), (), (((90, 80),),))
+    assert (checked.problems, checked.warnings, checked.sizes) == ((), (), (((90, 80), (90, 80)),))
     printed = capsys.readouterr().out
     assert "1 records with 2 objects" in printed and f"python -m qcvl.check data.{split}={path}" in printed
 

@@ -22,7 +22,7 @@ from qcvl.inference.sharding import gather_objects, shard
 from qcvl.metrics.judgement import Judgement, judge, judged_metrics
 from qcvl.metrics.summary import summary_metrics
 from qcvl.metrics.validity import validity_metrics
-from qcvl.schema.answer import Answer, AnswerFormat, parse_answer
+from qcvl.schema.answer import Answer, AnswerFormat, parse_answer, render_answer
 from qcvl.schema.records import Record, geometry_json
 from qcvl.schema.types import Annotation, Task
 
@@ -126,6 +126,22 @@ def _predicted(
         scores=scores,
         score_source=reply.score_source,
     )
+
+
+def above(prediction: Prediction, threshold: float, answer_format: AnswerFormat) -> Prediction:
+    """The prediction with only those objects that score ``threshold`` or more, and a text that lists just these.
+
+    Where none scores less it stays as it is, word for word.
+    """
+    kept = [number for number, score in enumerate(prediction.scores) if score >= threshold]
+    if len(kept) == len(prediction.scores):
+        return prediction
+    notes = tuple(prediction.answer.annotations[number] for number in kept)
+    written = rescale(notes, prediction.sizes, prediction.text_sizes)
+    text = render_answer(written, prediction.text_sizes, answer_format=replace(answer_format, step=1))
+    answer = replace(prediction.answer, annotations=notes, places=tuple(range(len(notes))))
+    scores = tuple(prediction.scores[number] for number in kept)
+    return replace(prediction, text=text, answer=answer, scores=scores)
 
 
 def read_answer(

@@ -17,6 +17,9 @@ COMMON = {
     "num_workers": 0,
     "overlong": "error",
     "sample_limit": None,
+    "pair": None,
+    "crops": None,
+    "cache_mb": 0,
 }
 
 

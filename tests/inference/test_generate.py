@@ -237,10 +237,12 @@ class Wrapped(torch.nn.Module):
         return self.base(values)
 
 
-def test_another_or_an_adapted_patch_embedding_gets_whole_patches(model, plain, make_predictor, requests):
+def test_another_patch_embedding_gets_whole_patches_and_an_adapted_one_repeats_them(
+    model, plain, make_predictor, requests
+):
     assert takes_still_patches(model) and not takes_still_patches(plain)
     adapted = copy.deepcopy(model)
     adapted.model.visual.patch_embed.proj = Wrapped(adapted.model.visual.patch_embed.proj)
-    assert not takes_still_patches(adapted)
+    assert takes_still_patches(adapted)
     replies = [make_predictor(model=one).answer(requests) for one in (model, plain, adapted)]
     assert len({tuple(reply.text for reply in some) for some in replies}) == 1

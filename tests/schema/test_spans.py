@@ -33,6 +33,7 @@ def annotations(draw):
 FORMATS = st.builds(
     AnswerFormat,
     emit_norm=st.just("norm1000"),
+    step=st.sampled_from([1, 10]),
     order=st.just("reference"),
     key_order=st.sampled_from(["geometry_first", "desc_first"]),
     points=st.sampled_from(["flat", "pairs"]),

@@ -3,8 +3,7 @@
 import pytest
 
 from qcvl.geometry.shapes import Shape
-from qcvl.infer import above
-from qcvl.inference.evaluator import Prediction
+from qcvl.inference.evaluator import Prediction, above
 from qcvl.schema.answer import DEFAULT_FORMAT, Answer, parse_answer, render_answer
 from qcvl.schema.types import Annotation
 
