@@ -94,6 +94,16 @@ def seen_and_unseen_are_no_sources(cfg: DictConfig) -> str | None:
     return f"data.val.{clash[0]}: group_by scores groups apart under this name; give the source another one"
 
 
+def shifted_templates_are_fused(cfg: DictConfig) -> str | None:
+    """``pair_shift`` moves the second channel, which is a template in fused pairs alone."""
+    ops, order = OmegaConf.select(cfg, "augment.ops") or {}, OmegaConf.select(cfg, "augment.order") or []
+    shifts = [name for name in order if name in ops and str(ops[name].get("_target_")).endswith(".PairShift")]
+    pair = OmegaConf.select(cfg, "data.pair")
+    if not shifts or pair == "fused":
+        return None
+    return f"augment.order: {shifts[0]} moves the template of fused pairs and data.pair is {pair}; leave it out"
+
+
 RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
@@ -101,6 +111,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     sweeps_run_on_one_device,
     threshold_is_chosen_on_a_source,
     seen_and_unseen_are_no_sources,
+    shifted_templates_are_fused,
 )
 
 

@@ -112,3 +112,15 @@ def test_groups_scored_apart_take_no_sources_name():
     config.check_compatible(config.load("evaluate", sources))
     with pytest.raises(ConfigError, match=r"data.val.seen: group_by scores groups apart under this name"):
         config.check_compatible(config.load("evaluate", [*sources, "group_by=board"]))
+
+
+@pytest.mark.parametrize(("pair", "refused"), [("fused", False), ("photo", True), (None, True)])
+def test_the_template_is_shifted_in_fused_pairs_alone(pair, refused):
+    ops = {"slip": {"_target_": "qcvl.augment.pair.PairShift"}}
+    cfg = OmegaConf.create({"augment": {"order": ["slip"], "ops": ops}, "data": {"pair": pair}})
+    if refused:
+        with pytest.raises(ConfigError, match=rf"augment\.order: slip moves the template .* data\.pair is {pair}"):
+            config.check_compatible(cfg)
+    else:
+        config.check_compatible(cfg)
+    config.check_compatible(OmegaConf.create({"augment": {"order": [], "ops": ops}, "data": {"pair": pair}}))
