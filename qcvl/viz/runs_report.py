@@ -67,9 +67,11 @@ def shown_keys(runs: Runs) -> list[str]:
 
 
 def few_keys(runs: Runs) -> list[str]:
-    """What is monitored, and the first scores to look at."""
+    """What is monitored, and the first scores to look at: of all sources together where there are several."""
     keys = shown_keys(runs)
-    return [key for key in keys if key == runs.monitor or _SHORT.search(key)] or keys
+    scores = [key for key in keys if _SHORT.search(key)]
+    scores = [key for key in scores if key.count("/") == 1] or scores
+    return [key for key in keys if key == runs.monitor or key in scores] or keys
 
 
 def _rows(runs: Runs, keys: Sequence[str], written: Callable[[float], str]) -> list[list[str]]:

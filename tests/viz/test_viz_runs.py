@@ -10,7 +10,7 @@ from rich.console import Console
 from qcvl.errors import DataError
 from qcvl.viz.runs import read_run, read_runs
 from qcvl.viz.runs_plot import draw_plot
-from qcvl.viz.runs_report import print_runs
+from qcvl.viz.runs_report import few_keys, print_runs
 
 F1 = "eval/val/dense_f1@0.5"
 
@@ -154,3 +154,10 @@ def test_runs_at_one_point_are_named_together(add_run, tmp_path):
     add_run("5", ["seed=6", "tuner=full"], error="boom")
     tuner = draw_plot(read_runs(tmp_path), ["eval/loss"]).axes[1]
     assert sorted(text.get_text() for text in tuner.texts) == ["0", "1, 2", "3, 5 failed\n4 unfinished"]
+
+
+def test_of_several_sources_terminal_and_plot_show_the_scores_of_all_together(add_run, tmp_path):
+    scores = {"eval/zh/dense_f1@0.5": 0.1, "eval/en/dense_f1@0.5": 0.3, "eval/dense_f1@0.5": 0.2}
+    add_run("0", ["stage=1"], final={"eval/loss": 0.5, **scores})
+    add_run("1", ["stage=2"], final={"eval/loss": 0.4, **scores})
+    assert few_keys(read_runs(tmp_path)) == ["eval/loss", "eval/dense_f1@0.5"]
