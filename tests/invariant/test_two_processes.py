@@ -90,9 +90,15 @@ def assert_ends(process) -> None:
 def second_process(parent: int) -> int | None:
     """The process with ``LOCAL_RANK=1`` that ``parent`` started, as soon as it is there."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    environments = {int(pid): Path(f"/proc/{pid}/environ") for pid in children}
-    second = [pid for pid, path in environments.items() if path.is_file() and b"LOCAL_RANK=1" in path.read_bytes()]
-    return second[0] if second else None
+    return next((int(pid) for pid in children if b"LOCAL_RANK=1" in environment(pid)), None)
+
+
+def environment(pid: str) -> bytes:
+    """The environment of a process; empty for one that has just ended (training asks git for its commit)."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def is_running(pid: int) -> bool:
