@@ -22,7 +22,7 @@ from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
 from qcvl.schema.types import Pairing, Sample
 
-FILL = 128  # grey where a window reaches beyond its photo; as augmentation and tiles fill
+FILL = 128  # mid-grey where a window reaches beyond its photo, in training as in tiles
 CLASS_LIMIT = 255  # descs the auxiliary grounding loss tells apart
 Key = tuple[int, int]  # (epoch, index in that epoch)
 

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qcvl.data.dataset import FILL
 from qcvl.geometry.affine import flip_turn, flip_turn_matrix, inverse_flip_turn, translation_matrix
-
-PADDING_GREY = 128  # what lies beside a photo smaller than a window: no edge is stronger than half the range
 
 
 def offsets(length: int, size: int, overlap: int) -> list[int]:
@@ -36,7 +35,7 @@ def cut(image: np.ndarray, corner: tuple[int, int], size: int) -> np.ndarray:
     x, y = corner
     window = image[y : y + size, x : x + size]
     beside = [(0, size - window.shape[0]), (0, size - window.shape[1]), (0, 0)]
-    return np.pad(window, beside, constant_values=PADDING_GREY) if window.shape[:2] != (size, size) else window
+    return np.pad(window, beside, constant_values=FILL) if window.shape[:2] != (size, size) else window
 
 
 class Look(NamedTuple):

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qcvl.data.dataset import FILL
 from qcvl.geometry.affine import apply_affine, flip_turn, flip_turn_matrix, inverse_flip_turn, transform_shape
 from qcvl.geometry.shapes import Shape
-from qcvl.inference.windows import PADDING_GREY, cut, looks, offsets, windows
+from qcvl.inference.windows import cut, looks, offsets, windows
 
 
 @given(length=st.integers(1, 2000), size=st.integers(2, 300), data=st.data())
@@ -36,7 +37,7 @@ def test_a_window_is_the_photos_own_pixels_and_grey_beside_it():
     assert np.array_equal(cut(image, (10, 20), 40), image[20:60, 10:50])
     padded = cut(image, (0, 20), 80)
     assert padded.shape == (80, 80, 3) and np.array_equal(padded[:, :60], image[20:100])
-    assert (padded[:, 60:] == PADDING_GREY).all()
+    assert (padded[:, 60:] == FILL).all()
 
 
 def test_the_first_views_are_as_it_is_mirrored_upside_down_and_half_a_turn_and_all_eight_differ():
