@@ -169,7 +169,8 @@ def make_module(small_model, processing, prompts):
             "lr_scheduler": CosineWarmupWithMinLr(**choice("lr_scheduler/cosine_warmup_with_min_lr.yaml")),
             "init_from": None,
         }
-        return SFT(aux_grounding=aux_grounding).setup(**parts | changes)
+        weights = choice("objective/sft.yaml")["token_weights"] | changes.pop("token_weights", {})
+        return SFT(aux_grounding=aux_grounding, token_weights=weights).setup(**parts | changes)
 
     return make
 
@@ -207,3 +208,21 @@ def logged(tmp_path):
 def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
     """A photo of noise, uint8 RGB ``[height, width, 3]``."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_pairs(folder: Path, count: int, size_wh: tuple[int, int]) -> Path:
+    """``pairs.jsonl`` of aligned pairs: two photos of noise, one box each, and the board ``b0`` or ``b1``."""
+    import json
+
+    from PIL import Image
+
+    lines = []
+    for index in range(count):
+        names = [f"{kind}{index}.png" for kind in ("photo", "template")]
+        for place, name in enumerate(names):
+            Image.fromarray(photo(*size_wh, seed=2 * index + place)).save(folder / name)
+        box = {"bbox_2d": [20 * index + 5, 20, 20 * index + 35, 60], "desc": "plate", "image": 0}
+        row = {"images": names, "metadata": {"board": f"b{index % 2}"}, "objects": [box]}
+        lines.append(json.dumps(row) + "\n")
+    (folder / "pairs.jsonl").write_text("".join(lines))
+    return folder / "pairs.jsonl"

@@ -55,8 +55,7 @@ def _job(task: Task, program: Sequence[str], overrides: Sequence[str]) -> Task:
     def job(cfg: DictConfig) -> Any:
         from qcvl.composition.check import validate
         from qcvl.composition.own_process import run_in_own_process
-        from qcvl.composition.processes import is_first_process
-        from qcvl.composition.run_guard import in_sweep
+        from qcvl.composition.processes import in_sweep, is_first_process
 
         if in_sweep():
             return run_in_own_process(cfg, program, [item for item in overrides if "=" in item])

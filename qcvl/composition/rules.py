@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from qcvl.composition.processes import in_sweep
 from qcvl.errors import ConfigError
 
 _SHARDED = ("deepspeed", "fsdp", "modelparallel")
@@ -36,11 +37,10 @@ def sweeps_run_on_one_device(cfg: DictConfig) -> str | None:
 
     Jobs one after another may take all there are: each is a process of its own, whose ranks start that job alone.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+    if not in_sweep():
         return None
+    from hydra.core.hydra_config import HydraConfig
+
     launcher = HydraConfig.get().launcher
     name = str(launcher.get("_target_"))
     side_by_side = name.endswith(".LocalLauncher") or ("joblib" in name and launcher.get("n_jobs", 1) != 1)

@@ -10,11 +10,10 @@ from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from qcvl.composition.check import validate
-from qcvl.composition.processes import is_first_process
+from qcvl.composition.processes import in_sweep, is_first_process
 from qcvl.composition.rules import search_follows_the_monitor, sweeps_run_on_one_device
 from qcvl.errors import ConfigError
 
@@ -53,11 +52,6 @@ class RunGuard(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show and keep the table of the sweep's jobs."""
         conclude_sweep()
-
-
-def in_sweep() -> bool:
-    """True in a sweep (``-m``), also in the process of a launcher that is about to run one of its jobs."""
-    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def conclude_sweep() -> None:

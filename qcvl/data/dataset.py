@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 from qcvl.augment.base import Compose
 from qcvl.augment.crop import SampleCrop
 from qcvl.data.cache import SampleCache
-from qcvl.data.chat import IGNORE
 from qcvl.data.completeness import missing_parts
 from qcvl.data.encode import Encoder, Features
+from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.data.samples import build_sample
 from qcvl.data.sampling import choose_task, expand_epoch
 from qcvl.data.settings import Sampling, Source
@@ -134,7 +134,8 @@ def collate(features: Sequence[Features | None]) -> dict[str, torch.Tensor]:
     """Lay samples one after another in one row.
 
     Returns:
-        ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 ``[1, L]``; ``position_ids`` int64 ``[4, 1, L]``;
+        ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 ``[1, L]``; ``label_kinds`` int8 ``[1, L]`` (see
+        ``data.label_kinds``); ``position_ids`` int64 ``[4, 1, L]``;
         ``segments`` int64 ``[samples]`` (lengths, summing to L); ``pixel_values`` float32 ``[N, patch dim]``;
         ``image_grid_thw`` int64 ``[images, 3]``; with grounding targets also ``cell_classes`` int64 ``[cells]`` and
         ``cell_points`` float32 ``[cells, 8]``.
@@ -152,6 +153,7 @@ def collate(features: Sequence[Features | None]) -> dict[str, torch.Tensor]:
     batch = {
         "input_ids": row("input_ids")[None],
         "labels": row("labels")[None],
+        "label_kinds": row("label_kinds")[None],
         "mm_token_type_ids": row("token_types")[None],
         "position_ids": torch.from_numpy(np.concatenate([item.positions for item in kept], axis=1))[:, None],
         "segments": torch.tensor([len(item.input_ids) for item in kept]),
@@ -179,7 +181,12 @@ def class_table(sources: Sequence[OpenSource], limit: int = CLASS_LIMIT, scan: i
 
 
 def step_counts(batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """How many label tokens and visual tokens (scalars) some micro-batches hold together."""
-    labels = sum(int((batch["labels"] != IGNORE).sum()) for batch in batches)
+    """What some micro-batches hold together: label tokens by kind, int64 ``[LABEL_KINDS]``, and visual tokens."""
+    labels = torch.stack([count_labels(batch["label_kinds"]) for batch in batches]).sum(0)
     cells = sum(int((batch["mm_token_type_ids"] > 0).sum()) for batch in batches)
-    return {"step_labels": torch.tensor(labels), "step_cells": torch.tensor(cells)}
+    return {"step_labels": labels, "step_cells": torch.tensor(cells)}
+
+
+def count_labels(label_kinds: torch.Tensor) -> torch.Tensor:
+    """Label tokens of each kind, int64 ``[LABEL_KINDS]``, in a batch's ``label_kinds``."""
+    return torch.bincount(label_kinds.flatten().int(), minlength=len(LABEL_KINDS) + 1)[1:]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qcvl.data.chat import ask, encode_exchange
+from qcvl.data.label_kinds import label_kinds
 from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.errors import DataError
 from qcvl.losses.grounding_targets import grounding_targets
@@ -21,7 +22,8 @@ from qcvl.schema.types import Annotation, Sample, Task
 class Features:
     """One encoded sample of ``L`` tokens.
 
-    ``input_ids``, ``labels`` and ``token_types`` (0 text, 1 image) are int64 ``[L]``, ``positions`` int64 ``[4, L]``,
+    ``input_ids``, ``labels`` and ``token_types`` (0 text, 1 image) are int64 ``[L]``, ``label_kinds`` (0 no label, else
+    1 + the place in LABEL_KINDS) int8 ``[L]``, ``positions`` int64 ``[4, L]``,
     ``patches`` float32 ``[N, 3 * side * side]`` (not repeated in time), ``grids`` int64 ``[images, 3]``.
     ``cell_classes`` int64 ``[cells]`` and ``cell_points`` float32 ``[cells, 8]`` are the targets of the auxiliary
     grounding loss, when asked for.
@@ -29,6 +31,7 @@ class Features:
 
     input_ids: np.ndarray
     labels: np.ndarray
+    label_kinds: np.ndarray
     token_types: np.ndarray
     positions: np.ndarray
     patches: np.ndarray
@@ -81,10 +84,12 @@ class Encoder:
         processing = self.processing
         patches, grids = patchify(sample.images, budget, still=True)
         question = ask(prompt, len(sample.images))
-        ids, labels = encode_exchange(processing, question, self._answer(sample, grids), grids, where)
+        answer = self._answer(sample, grids)
+        ids, labels = encode_exchange(processing, question, answer, grids, where)
         return Features(
             input_ids=ids,
             labels=labels,
+            label_kinds=label_kinds(processing, labels, answer, sample.task),
             token_types=(ids == processing.image_pad).astype(np.int64),
             positions=rope_positions(ids, grids, processing),
             patches=patches,

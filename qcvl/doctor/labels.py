@@ -6,7 +6,7 @@ Nothing in it draws a random number: a sample is a pure function of its key, so 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,20 @@ from rich.text import Text
 from qcvl.data.chat import IGNORE, IMAGE_PAD
 from qcvl.data.dataset import Key, SampleDataset, collate
 from qcvl.data.health import check_batch
+from qcvl.data.label_kinds import LabelKind, answer_kinds
 from qcvl.data.sampling import shuffled
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
 from qcvl.models.text import character_ends, token_bytes
-from qcvl.schema.spans import Kind, token_kinds
 from qcvl.schema.types import Task
 
 SAMPLES = 16  # enough for shares of tokens and to meet each task, of which one sample is shown
-KINDS: dict[Kind, str] = {"text": "green", "coordinate": "cyan", "format": "yellow"}  # and their colours
+KINDS: dict[LabelKind, str] = {  # and their colours
+    "descriptions": "green",
+    "coordinates": "cyan",
+    "format": "yellow",
+    "summary": "magenta",
+}
 NOT_TRAINED = "dim"
 TRAINED_FROM, TRAINED_TO = "⟦", "⟧"  # in no tokenizer's way: what stands between is trained, also without colours
 WIDTH = 120  # of label_audit.txt
@@ -36,7 +41,7 @@ WIDTH = 120  # of label_audit.txt
 class Piece:
     """Tokens of one kind in a row, ``None`` where they are not trained, and what they say."""
 
-    kind: Kind | None
+    kind: LabelKind | None
     tokens: int
     text: str
 
@@ -55,7 +60,7 @@ class AuditedSample:
         """All of them."""
         return sum(piece.tokens for piece in self.pieces)
 
-    def trained(self, kind: Kind) -> int:
+    def trained(self, kind: LabelKind) -> int:
         """How many tokens of one kind are trained."""
         return sum(piece.tokens for piece in self.pieces if piece.kind == kind)
 
@@ -156,16 +161,14 @@ def _context(processing: Processing, ids: list[int]) -> Iterator[Piece]:
 
 
 def _answer(processing: Processing, ids: list[int], task: Task) -> Iterator[Piece]:
-    """An answer, of which the end-of-turn token is format; in a summary all else is text."""
+    """An answer, kind by kind; the last is its end-of-turn token."""
     *written, end = ids
     text, ends = _decoded(processing, written), character_ends(processing, written)
-    kinds = [kind for kind, _ in token_kinds(text, ends)] if task == "dense" else ["text"] * len(written)
-    starts = [0, *ends[:-1]]
-    tokens = [*zip(kinds, (text[a:b] for a, b in zip(starts, ends, strict=True)), strict=True)]
-    tokens.append(("format", _decoded(processing, [end])))
-    for kind, run in groupby(tokens, key=lambda token: token[0]):
-        words = [word for _, word in run]
-        yield Piece(kind, len(words), "".join(words))
+    words = [*(text[start:stop] for start, stop in pairwise([0, *ends])), _decoded(processing, [end])]
+    kinds = answer_kinds(processing, ids, text, task)
+    for kind, run in groupby(zip(kinds, words, strict=True), key=lambda token: token[0]):
+        told = [word for _, word in run]
+        yield Piece(kind, len(told), "".join(told))
 
 
 def _decoded(processing: Processing, ids: list[int]) -> str:

@@ -1,6 +1,7 @@
 """What every objective shares: building the tuned model, optimizer steps in tokens, validation, and what is saved."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, save_model
 from qcvl.checkpoints.contract import Contract, write_contract
-from qcvl.data.chat import IGNORE
+from qcvl.data.dataset import count_labels
+from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.errors import CheckpointError, QcvlError
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
@@ -37,6 +39,7 @@ class VLModule(pl.LightningModule, ABC):
         init_from: an earlier stage's checkpoint folder to start from, or None.
         processing: the model's tokenizer, template and pixel budget, saved with every checkpoint.
         contract: what ``qcvl.json`` says.
+        token_weights: how much a trained token of each kind of LABEL_KINDS counts in the loss.
     """
 
     strict_loading = False
@@ -52,12 +55,15 @@ class VLModule(pl.LightningModule, ABC):
         init_from: Path | None,
         processing: Processing,
         contract: Contract,
+        token_weights: Mapping[str, float],
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a small validation source has too few for all
         self.processing, self.contract = processing, contract
         self.spec, self.tuner, self.stage = model, tuner, stage
         self.optimizer_settings, self.scheduler_settings, self.init_from = optimizer, lr_scheduler, init_from
+        weights = torch.tensor([token_weights[kind] for kind in LABEL_KINDS])
+        self.register_buffer("token_weights", weights, persistent=False)
         self.model: nn.Module | None = None
         self.seed = torch.initial_seed()  # the run's: every generator has just been seeded with it
         self._totals: dict[str, Tensor] = {}
@@ -108,11 +114,12 @@ class VLModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums over a batch: ``sft_sum``, ``correct``, and what else the objective adds."""
+        """Sums over a batch: ``sft_sum`` by label kind, ``correct``, and what else the objective adds."""
 
     def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
-        """The scalar to minimize, from sums and the step's global counts."""
-        return sums["sft_sum"] / labels
+        """The scalar to minimize, from sums and the step's global counts (of labels by kind)."""
+        weights = self.token_weights.to(labels.dtype)
+        return weights @ sums["sft_sum"].to(labels.dtype) / _at_least_something(weights @ labels)
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Seed the step's draws (dropout) from (seed, rank, epoch, batch): a resumed run draws what it would have."""
@@ -125,10 +132,10 @@ class VLModule(pl.LightningModule, ABC):
         Returns ``sum / step count * world size * accumulation``: Lightning divides by the accumulation and
         DDP averages over ranks, so that a step's gradient is that of one mean over all its label tokens.
         """
-        counts = torch.stack([batch["step_labels"], batch["step_cells"]]).to(self.device, torch.float64)
+        counts = torch.cat([batch["step_labels"], batch["step_cells"][None]]).to(self.device, torch.float64)
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        labels, cells = counts[0].clamp(min=1).float(), counts[1].clamp(min=1).float()
+        labels, cells = counts[:-1].float(), counts[-1].clamp(min=1).float()
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
@@ -138,13 +145,13 @@ class VLModule(pl.LightningModule, ABC):
         self, totals: dict[str, Tensor], sums: dict[str, Tensor], loss: Tensor | None, batch: dict[str, Tensor]
     ) -> None:
         row = {name: value.detach().double() for name, value in sums.items()}
-        row["labels"] = (batch["labels"] != IGNORE).sum().double()
+        row["labels"] = count_labels(batch["label_kinds"]).double()
         if loss is not None:
             row["loss"] = loss.detach().double()
         if "cell_classes" in batch:
             row["cells"] = torch.tensor(float(batch["cell_classes"].numel()), dtype=torch.float64, device=self.device)
         for name, value in row.items():
-            totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64, device=self.device)) + value
+            totals[name] = totals[name] + value if name in totals else value
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's loss, accuracy, gradient norms and rates; stop at a trainable tower that gets no gradient."""
@@ -158,13 +165,22 @@ class VLModule(pl.LightningModule, ABC):
     def _reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.trainer.world_size == 1:
             return totals
-        stacked = self.trainer.strategy.reduce(torch.stack(list(totals.values())), reduce_op="sum")
-        return dict(zip(totals, stacked, strict=True))
+        flat = self.trainer.strategy.reduce(torch.cat([value.flatten() for value in totals.values()]), reduce_op="sum")
+        parts = flat.split([value.numel() for value in totals.values()])
+        return {name: part.view_as(totals[name]) for name, part in zip(totals, parts, strict=True)}
 
     def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Log values (without prefix) from summed totals."""
-        labels = totals["labels"].clamp(min=1)
-        return {"sft_loss": totals["sft_sum"] / labels, "token_acc": totals["correct"] / labels}
+        """Log values (without prefix) from summed totals: the weighted loss, plain ones by kind, and the accuracy."""
+        labels, weights = totals["labels"], self.token_weights.double()
+        return {
+            "sft_loss": weights @ totals["sft_sum"] / _at_least_something(weights @ labels),
+            "token_acc": totals["correct"] / labels.sum().clamp(min=1),
+            **{
+                f"sft_loss/{kind}": totals["sft_sum"][index] / labels[index]
+                for index, kind in enumerate(LABEL_KINDS)
+                if labels[index] > 0
+            },
+        }
 
     def _gradient_norms(self) -> dict[str, float]:
         by_tower: dict[str, list[Tensor]] = {}
@@ -200,14 +216,14 @@ class VLModule(pl.LightningModule, ABC):
         totals = self._gathered(self._eval_totals)
         if totals:
             logs = self.means(totals)
-            logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", totals["labels"]))
+            logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", torch.ones(())))
             self.log_dict({f"eval/{key}": value.float() for key, value in logs.items()}, batch_size=1, sync_dist=True)
 
     def _gathered(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all ranks by name: a rank that had no batch has no names, so there is no common row to reduce."""
-        shares = gather_objects([{name: float(value) for name, value in totals.items()}])
+        shares = gather_objects([{name: value.cpu() for name, value in totals.items()}])
         return {
-            name: torch.tensor(sum(s.get(name, 0.0) for s in shares), dtype=torch.float64, device=self.device)
+            name: torch.stack([share[name] for share in shares if name in share]).sum(0).to(self.device)
             for share in shares
             for name in share
         }
@@ -234,3 +250,8 @@ class VLModule(pl.LightningModule, ABC):
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
+
+
+def _at_least_something(total: Tensor) -> Tensor:
+    """The divisor of a mean, 1 where nothing counts."""
+    return torch.where(total > 0, total, torch.ones_like(total))

@@ -1,13 +1,27 @@
 """What a run optimizes. Torch-free: the module class is imported in setup()."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
+from qcvl.errors import ConfigError
 from qcvl.schema.settings import settings
 
 if TYPE_CHECKING:
     from qcvl.modules.sft import SFTModule
+
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class TokenWeights(TypedDict):
+    """How much a trained token counts in the loss, by what it says (see ``data.label_kinds``)."""
+
+    format: Weight
+    coordinates: Weight
+    descriptions: Weight
+    summary: Weight
 
 
 @settings
@@ -17,12 +31,20 @@ class SFT:
     ``aux_grounding`` is the weight of an auxiliary dense loss that helps a small model without a pretrained eye: a
     throw-away linear head on each merged visual token names the object over it and places its outline. 0 (right for
     pretrained checkpoints) leaves it out.
+
+    The loss is the mean over all trained tokens of an optimizer step, each weighted by its kind's ``token_weights``:
+    the sum of weight times cross-entropy over the sum of weights.
     """
 
     aux_grounding: float = Field(ge=0)
+    token_weights: TokenWeights
+
+    def __post_init__(self) -> None:
+        if not any(self.token_weights.values()):
+            raise ConfigError("objective.token_weights: all are 0, which trains nothing; give one kind a weight")
 
     def setup(self, **parts: Any) -> "SFTModule":
         """Build the LightningModule from the run's other parts (see SFTModule)."""
         from qcvl.modules.sft import SFTModule
 
-        return SFTModule(aux_grounding=self.aux_grounding, **parts)
+        return SFTModule(aux_grounding=self.aux_grounding, token_weights=self.token_weights, **parts)

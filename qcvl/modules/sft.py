@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import CLASS_LIMIT
+from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.losses.cross_entropy import label_cross_entropy
 from qcvl.losses.grounding import GroundingHead
 from qcvl.models.forward import hidden_states, unwrap
@@ -44,16 +45,16 @@ class SFTModule(VLModule):
         return module_groups(self.grounding, "grounding", rate, self.optimizer_settings.weight_decay)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums over the batch: ``sft_sum`` and ``correct`` over label tokens, ``aux_sum`` over visual tokens."""
+        """Sums over the batch: ``sft_sum`` by label kind and ``correct`` over labels, ``aux_sum`` over cells."""
         hidden = hidden_states(self.built, {**batch, "segments": tuple(batch["segments"].tolist())})
-        sums = answer_loss(self.built, hidden.states, batch["labels"])
+        sums = answer_loss(self.built, hidden.states, batch["labels"], batch["label_kinds"])
         if self.grounding is not None and "cell_classes" in batch:
             sums["aux_sum"] = self.grounding.loss(hidden.visual, batch["cell_classes"], batch["cell_points"]).total
         return sums
 
     def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
-        """Mean cross-entropy, plus the weighted mean auxiliary loss where there is one."""
-        loss = sums["sft_sum"] / labels
+        """Mean cross-entropy by token weights, plus the weighted mean auxiliary loss where there is one."""
+        loss = super().combine(sums, labels, cells)
         return loss + self.aux_grounding * sums["aux_sum"] / cells if "aux_sum" in sums else loss
 
     def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -62,16 +63,18 @@ class SFTModule(VLModule):
         return values | {"aux_loss": totals["aux_sum"] / totals["cells"]} if "aux_sum" in totals else values
 
 
-def answer_loss(model: torch.nn.Module, states: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """``sft_sum`` and ``correct`` over the label tokens of one row.
+def answer_loss(model: torch.nn.Module, states: Tensor, labels: Tensor, label_kinds: Tensor) -> dict[str, Tensor]:
+    """``sft_sum`` ``[LABEL_KINDS]`` and ``correct`` over the label tokens of one row.
 
     Args:
         model: gives the LM head's weight ``[V, H]``.
         states: final hidden states ``[1, L, H]``.
         labels: int64 ``[1, L]``, -100 where nothing is to be learned. The label at ``p`` is predicted at ``p - 1``;
             each sample's first label is -100, so no sample predicts into the next.
+        label_kinds: int8 ``[1, L]``, 0 where there is no label.
     """
-    index = (labels[0, 1:] != IGNORE).nonzero()[:, 0]
+    index = label_kinds[0, 1:].nonzero()[:, 0]
     weight = unwrap(model).get_output_embeddings().weight
-    loss, correct = label_cross_entropy(states[0, index], weight, labels[0, index + 1], CHUNK)
-    return {"sft_sum": loss, "correct": correct}
+    losses, correct = label_cross_entropy(states[0, index], weight, labels[0, index + 1], CHUNK)
+    kinds = F.one_hot(label_kinds[0, index + 1].long() - 1, len(LABEL_KINDS))
+    return {"sft_sum": losses @ kinds.to(losses.dtype), "correct": correct}

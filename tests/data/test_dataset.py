@@ -25,7 +25,7 @@ def dataset(make_datamodule):
 
 def equal(first, second) -> bool:
     """Whether two encoded samples hold the same arrays."""
-    names = ("input_ids", "labels", "token_types", "positions", "patches", "grids")
+    names = ("input_ids", "labels", "label_kinds", "token_types", "positions", "patches", "grids")
     return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
 
 
@@ -105,7 +105,9 @@ def test_step_counts_are_label_tokens_and_visual_tokens_of_all_micro_batches(dat
     batches = [collate([dataset[(0, 0)], dataset[(0, 5)]]), collate([dataset[(0, 7)]])]
     counts = step_counts(batches)
     features = [dataset[(0, index)] for index in (0, 5, 7)]
-    assert counts["step_labels"] == sum(int((item.labels != IGNORE).sum()) for item in features)
+    kinds = np.concatenate([item.label_kinds for item in features])
+    assert counts["step_labels"].tolist() == [int((kinds == number).sum()) for number in range(1, 5)]
+    assert counts["step_labels"].sum() == sum(int((item.labels != IGNORE).sum()) for item in features)
     assert counts["step_cells"] == sum(int(item.grids.prod(1).sum()) // 4 for item in features)
 
 

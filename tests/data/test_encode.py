@@ -8,6 +8,7 @@ import pytest
 
 from qcvl.data.chat import IGNORE
 from qcvl.data.encode import Encoder, patchify, true_answer
+from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.errors import DataError
 from qcvl.geometry.shapes import Shape
 from qcvl.losses.grounding_targets import grounding_targets
@@ -56,6 +57,23 @@ def test_a_dense_sample_learns_its_rendered_answer(processing, make_encoder):
 def test_a_summary_sample_learns_its_summary_and_no_object(processing, make_encoder):
     features = make_encoder()(sample(PLATE, task="summary", summary="一块铭牌"), PROMPT, "a:1")
     assert label_text(processing, features) == "一块铭牌<|im_end|>"
+
+
+def test_each_label_says_what_its_token_is(processing, make_encoder):
+    features = make_encoder()(sample(PLATE), PROMPT, "here")
+    decode = processing.tokenizer.decode
+    said = dict.fromkeys(LABEL_KINDS, "")
+    for token, number in zip(features.labels.tolist(), features.label_kinds.tolist(), strict=True):
+        assert (number == 0) == (token == IGNORE)
+        if number:
+            said[LABEL_KINDS[number - 1]] += decode([token])
+    assert said["coordinates"].split() == ["125", "250", "750", "500"] or said["coordinates"] == "125250750500"
+    assert said["descriptions"] == "plate" and said["summary"] == ""
+    assert said["format"].startswith('{"object_1": {"bbox_2d": [') and said["format"].endswith('"}}<|im_end|>')
+
+    features = make_encoder()(sample(PLATE, task="summary", summary="plate x1"), PROMPT, "here")
+    numbers = features.label_kinds[features.labels != IGNORE].tolist()
+    assert set(numbers[:-1]) == {1 + LABEL_KINDS.index("summary")} and numbers[-1] == 1 + LABEL_KINDS.index("format")
 
 
 def test_a_summary_sample_without_a_summary_is_refused():

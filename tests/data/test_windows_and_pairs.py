@@ -1,17 +1,14 @@
 """Windows, pairs and the cache as the data module hands them on."""
 
-import json
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from qcvl.augment.crop import SampleCrop
 from qcvl.data import dataset as dataset_module
 from qcvl.data.samples import build_sample
 from qcvl.inference.evaluator import predict
 from qcvl.inference.predictor import Reply
-from tests.conftest import photo
+from tests.conftest import write_pairs
 
 CROPS = SampleCrop(size=64, aimed_share=0.5, empty_share=0.0, min_coverage=0.5)
 
@@ -19,15 +16,7 @@ CROPS = SampleCrop(size=64, aimed_share=0.5, empty_share=0.0, min_coverage=0.5)
 @pytest.fixture
 def pairs(tmp_path):
     """A JSONL file of three pairs of 160x96 pixels with one box each."""
-    lines = []
-    for index in range(3):
-        names = [f"{kind}{index}.png" for kind in ("photo", "template")]
-        for place, name in enumerate(names):
-            Image.fromarray(photo(160, 96, 2 * index + place)).save(tmp_path / name)
-        box = {"bbox_2d": [30 * index, 20, 30 * index + 25, 50], "desc": "plate", "image": 0}
-        lines.append(json.dumps({"images": names, "objects": [box]}) + "\n")
-    (tmp_path / "pairs.jsonl").write_text("".join(lines))
-    return str(tmp_path / "pairs.jsonl")
+    return str(write_pairs(tmp_path, 3, (160, 96)))
 
 
 @pytest.fixture

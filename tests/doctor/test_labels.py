@@ -45,7 +45,8 @@ def kinds_by_offsets(tokenizer, answer: str) -> dict[str, int]:
         inside[slice(*desc.span(1))] = 1
     offsets = tokenizer(answer, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
     counts = np.bincount([inside[a:b].max() for a, b in offsets], minlength=3)
-    return {"format": counts[0] + 1, "text": counts[1], "coordinate": counts[2]}  # the end-of-turn token is format
+    found = {"format": counts[0] + 1, "descriptions": counts[1], "coordinates": counts[2]}  # the end of turn is format
+    return found | {"summary": 0}
 
 
 def test_all_tokens_are_accounted_for_and_say_what_the_tokenizer_decodes(dataset, processing):
@@ -70,13 +71,13 @@ def test_kinds_of_a_dense_answer_agree_with_the_tokenizers_offsets(dataset, proc
     for sample in dense:
         answer = "".join(piece.text for piece in sample.pieces if piece.kind).removesuffix("<|im_end|>")
         assert {kind: sample.trained(kind) for kind in KINDS} == kinds_by_offsets(processing.tokenizer, answer)
-        assert sample.trained("coordinate") > 0 and sample.trained("text") > 0
+        assert sample.trained("coordinates") > 0 and sample.trained("descriptions") > 0
 
 
-def test_a_summary_is_text_but_for_its_end_of_turn(dataset):
+def test_a_summary_is_its_words_but_for_its_end_of_turn(dataset):
     for sample in (sample for sample in audit_labels(dataset).samples if sample.task == "summary"):
         trained = [piece for piece in sample.pieces if piece.kind]
-        assert [piece.kind for piece in trained] == ["text", "format"]
+        assert [piece.kind for piece in trained] == ["summary", "format"]
         assert (trained[1].tokens, trained[1].text) == (1, "<|im_end|>")
 
 
@@ -85,7 +86,7 @@ def test_the_numbers_are_sums_over_the_samples_of_a_task(dataset):
     for task, row in audit.numbers().items():
         samples = [sample for sample in audit.samples if sample.task == task]
         assert row["samples"] == len(samples) and row["tokens"] == sum(sample.tokens for sample in samples)
-        assert row["coordinate"] == sum(sample.trained("coordinate") for sample in samples)
+        assert row["coordinates"] == sum(sample.trained("coordinates") for sample in samples)
     assert sum(row["samples"] for row in audit.numbers().values()) == SAMPLES
 
 
@@ -104,7 +105,7 @@ def test_it_is_printed_and_saved_with_one_whole_sample_of_each_task(dataset, tmp
         trained = "".join(piece.text for piece in sample.pieces if piece.kind)
         assert f"assistant\n⟦{trained}⟧" in text and f"assistant\n⟦{trained}⟧" in printed(audit)
     row = audit.numbers()["dense"]
-    share = row["coordinate"] / (row["coordinate"] + row["text"] + row["format"])
+    share = row["coordinates"] / (row["coordinates"] + row["descriptions"] + row["format"])
     assert re.search(rf"^\s*dense .*\b{100 * share:.1f}%", text, re.MULTILINE)
 
 

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from PIL import Image
 
-from tests.conftest import photo
+from tests.conftest import write_pairs
 from tests.invariant.conftest import SMALL_RUN, metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -19,16 +18,7 @@ TILES = ("tiles=grid", "tiles.size=64", "tiles.overlap=16", "generation.max_new_
 @pytest.fixture
 def pairs(tmp_path):
     """A JSONL file of four pairs of 150x100 pixels."""
-    lines = []
-    for index in range(4):
-        names = [f"{kind}{index}.png" for kind in ("photo", "template")]
-        for place, name in enumerate(names):
-            Image.fromarray(photo(150, 100, 2 * index + place)).save(tmp_path / name)
-        box = {"bbox_2d": [20 * index + 5, 20, 20 * index + 35, 60], "desc": "plate", "image": 0}
-        row = {"images": names, "metadata": {"board": f"b{index % 2}"}, "objects": [box]}
-        lines.append(json.dumps(row) + "\n")
-    (tmp_path / "pairs.jsonl").write_text("".join(lines))
-    return tmp_path / "pairs.jsonl"
+    return write_pairs(tmp_path, 4, (150, 100))
 
 
 @pytest.fixture

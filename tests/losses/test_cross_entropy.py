@@ -23,12 +23,13 @@ def inputs(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tu
 @given(tokens=st.integers(1, 40), chunk=st.integers(1, 50), seed=st.integers(0, 5))
 def test_value_gradients_and_correct_count_equal_the_plain_cross_entropy(tokens, chunk, seed):
     hidden, weight, targets = inputs(tokens, seed)
-    loss, correct = label_cross_entropy(hidden, weight, targets, chunk)
-    gradients = torch.autograd.grad(loss, (hidden, weight))
+    losses, correct = label_cross_entropy(hidden, weight, targets, chunk)
+    shares = torch.arange(1.0, tokens + 1)  # another weight for each token, so that none can take another's place
+    gradients = torch.autograd.grad(losses @ shares, (hidden, weight))
     logits = hidden @ weight.T
-    expected = F.cross_entropy(logits, targets, reduction="sum")
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    for mine, plain in zip(gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True):
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+    for mine, plain in zip(gradients, torch.autograd.grad(expected @ shares, (hidden, weight)), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
     assert correct == (logits.argmax(1) == targets).sum()
 
@@ -45,10 +46,10 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_made_or_kept(chunk):
             return out
 
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
-        loss, _ = label_cross_entropy(hidden, weight, targets, chunk)
+        losses, _ = label_cross_entropy(hidden, weight, targets, chunk)
         kept_for_backward = list(kept)
     with Watch():
-        loss.backward()
+        losses.sum().backward()
         label_cross_entropy(hidden, weight, targets, chunk)
     transposed_weight = (HIDDEN, VOCABULARY)
     logits = [shape[0] for shape in made if len(shape) == 2 and shape[1] == VOCABULARY and shape != transposed_weight]
@@ -58,15 +59,15 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_made_or_kept(chunk):
 
 def test_bfloat16_states_give_a_float32_loss_of_their_rounded_logits():
     hidden, weight, targets = inputs(20, dtype=torch.bfloat16)
-    loss, _ = label_cross_entropy(hidden, weight, targets, 6)
-    expected = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    losses, _ = label_cross_entropy(hidden, weight, targets, 6)
+    expected = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_no_labels_give_zero_with_a_graph():
+def test_no_labels_give_no_losses_with_a_graph():
     hidden, weight, targets = inputs(0)
-    loss, correct = label_cross_entropy(hidden, weight, targets, 4)
-    loss.backward()
-    assert (loss.item(), correct.item()) == (0.0, 0)
+    losses, correct = label_cross_entropy(hidden, weight, targets, 4)
+    losses.sum().backward()
+    assert (losses.shape, correct.item()) == ((0,), 0)
     assert weight.grad.abs().sum() == 0

@@ -5,8 +5,11 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import CLASS_LIMIT, collate
+from qcvl.data.dataset import CLASS_LIMIT, collate, count_labels
+from qcvl.data.label_kinds import LABEL_KINDS
+from qcvl.errors import ConfigError
 from qcvl.models.towers import tower_of
+from qcvl.modules.settings import SFT
 from qcvl.modules.sft import SFTModule
 
 
@@ -34,7 +37,7 @@ def inputs(batches: list[dict]) -> dict:
 
 
 def mean_loss(module: SFTModule, batch: dict) -> torch.Tensor:
-    return module.losses(batch)["sft_sum"] / (batch["labels"] != IGNORE).sum()
+    return module.losses(batch)["sft_sum"].sum() / (batch["labels"] != IGNORE).sum()
 
 
 def gradients(module: SFTModule) -> dict[str, torch.Tensor]:
@@ -64,13 +67,13 @@ def test_on_equal_records_a_batch_has_the_loss_and_the_gradients_of_plain_transf
 
 def test_a_packed_row_has_the_losses_and_gradients_of_its_samples_one_by_one(module, packed, batches):
     sums = module.losses(packed)
-    sums["sft_sum"].backward()
+    sums["sft_sum"].sum().backward()
     together = gradients(module)
     alone = [module.losses(batch) for batch in batches]
-    sum(one["sft_sum"] for one in alone).backward()
+    sum(one["sft_sum"].sum() for one in alone).backward()
     count = sum(int((batch["labels"] != IGNORE).sum()) for batch in batches)
     difference = sums["sft_sum"] - sum(one["sft_sum"] for one in alone)
-    assert abs(difference.item()) / count < 1e-5
+    assert difference.abs().max().item() / count < 1e-5
     assert sums["correct"] == sum(one["correct"] for one in alone)
     for name, gradient in gradients(module).items():
         torch.testing.assert_close(together[name] / count, gradient / count, rtol=0, atol=1e-5)
@@ -88,8 +91,40 @@ def test_right_guesses_are_counted_at_label_positions_only(module, plain, batche
 def test_the_samples_of_a_row_may_stand_in_any_order(module, features):
     rows = [collate(features), collate(features[::-1])]
     with torch.no_grad():
-        losses = [float(module.losses(row)["sft_sum"]) for row in rows]
+        losses = [float(module.losses(row)["sft_sum"].sum()) for row in rows]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_each_kind_of_token_counts_by_its_weight(make_module, plain, module, batches):
+    """By hand from transformers' own logits: sum of weight times cross-entropy over sum of weights."""
+    weights = dict(zip(LABEL_KINDS, (0.5, 1.0, 3.0, 2.0), strict=True))
+    weighted = make_module(towers=["vision", "aligner", "llm"], token_weights=weights)
+    weighted.configure_model()
+    total, share = torch.zeros(()), torch.zeros(())
+    found = torch.zeros(len(LABEL_KINDS))
+    with torch.no_grad():
+        for batch in batches:
+            logits = plain(**inputs([batch])).logits[0, :-1]
+            losses = torch.nn.functional.cross_entropy(logits, batch["labels"][0, 1:], reduction="none")
+            for loss, kind in zip(losses, batch["label_kinds"][0, 1:].tolist(), strict=True):
+                weight = weights[LABEL_KINDS[kind - 1]] if kind else 0.0
+                total, share = total + weight * loss, share + weight
+                found[kind - 1] += kind > 0
+        loss = step_loss(batches, weighted)
+    torch.testing.assert_close(loss, total / share, rtol=1e-4, atol=1e-5)
+    assert (found > 0).all()
+
+
+def step_loss(batches: list[dict], module: SFTModule) -> torch.Tensor:
+    """The module's loss over several batches as one optimizer step."""
+    sums = [module.losses(batch)["sft_sum"] for batch in batches]
+    counts = sum(count_labels(batch["label_kinds"]) for batch in batches)
+    return module.combine({"sft_sum": sum(sums)}, counts.float(), torch.ones(()))
+
+
+def test_weights_that_train_nothing_are_refused():
+    with pytest.raises(ConfigError, match="token_weights: all are 0"):
+        SFT(aux_grounding=0, token_weights=dict.fromkeys(LABEL_KINDS, 0.0))
 
 
 def test_without_its_weight_the_auxiliary_loss_adds_nothing(module, make_datamodule):
@@ -98,7 +133,8 @@ def test_without_its_weight_the_auxiliary_loss_adds_nothing(module, make_datamod
     assert "cell_classes" in batch and module.grounding is None and module.extra_groups() == []
     sums = module.losses(batch)
     assert sums.keys() == {"sft_sum", "correct"}
-    assert module.combine(sums, torch.tensor(7.0), torch.tensor(3.0)) == sums["sft_sum"] / 7
+    counts = torch.tensor([4.0, 0.0, 3.0, 0.0])
+    torch.testing.assert_close(module.combine(sums, counts, torch.tensor(3.0)), sums["sft_sum"].sum() / 7)
 
 
 def test_with_a_weight_the_auxiliary_loss_is_a_weighted_mean_over_visual_tokens(make_module, make_datamodule):
@@ -107,11 +143,11 @@ def test_with_a_weight_the_auxiliary_loss_is_a_weighted_mean_over_visual_tokens(
     dataset = make_datamodule(grounding=True).train_dataset()
     batch = collate([dataset[(0, index)] for index in range(3)])
     sums = module.losses(batch)
-    labels, cells = (batch["labels"] != IGNORE).sum(), torch.tensor(batch["cell_classes"].numel())
+    labels, cells = count_labels(batch["label_kinds"]).float(), torch.tensor(batch["cell_classes"].numel())
     total = module.combine(sums, labels, cells)
     visual = module.model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     aux = module.grounding.loss(visual, batch["cell_classes"], batch["cell_points"]).total
-    torch.testing.assert_close(total, sums["sft_sum"] / labels + 0.5 * aux / cells)
+    torch.testing.assert_close(total, sums["sft_sum"].sum() / labels.sum() + 0.5 * aux / cells)
     assert aux > 0
     sums["aux_sum"].backward()
     reached = {tower_of(name) for name, p in module.model.named_parameters() if p.grad is not None and p.grad.any()}
