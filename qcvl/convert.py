@@ -7,6 +7,7 @@ from pkgutil import iter_modules
 from omegaconf import DictConfig
 
 from qcvl import config
+from qcvl.composition.recipes import writing as recipes
 from qcvl.composition.roots import Convert
 from qcvl.composition.targets import locate, refusal
 from qcvl.data import formats
@@ -19,14 +20,19 @@ Reader = Callable[[Path, str, Path], Iterator[Record]]  # (input, split, the JSO
 def convert(cfg: DictConfig) -> Path:
     """Write ``output`` and print what it holds; returns its path.
 
+    Another trainer's YAML or command becomes an experiment (``format=ms_swift_config``), a data set one JSONL file.
+
     Raises:
-        ConfigError: for an unknown format, or an ``output`` that exists.
+        ConfigError: for an unknown format, or an ``output`` that exists or is no place for an experiment.
         DataError: when ``input`` cannot be read or holds no record.
     """
     settings = config.build(cfg)
-    read, output = reader(settings), Path(settings.output)
+    output = Path(settings.output)
     if output.exists():
         raise ConfigError(f"output: {output} exists and is left as it is; name another file or remove it")
+    if settings.format in recipes.NAMES:
+        return convert_settings(Path(settings.input), output)
+    read = reader(settings)
     records = list(read(Path(settings.input), settings.split, output.parent))
     if not records:
         raise DataError(f"{settings.input}: no records in split={settings.split}; give another folder or split")
@@ -37,6 +43,21 @@ def convert(cfg: DictConfig) -> Path:
     for line in (
         f"{len(records):,} records with {objects:,} objects: {output}",
         f"next python -m qcvl.check data.{settings.split}={output.resolve()} decode=true",
+    ):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    return output
+
+
+def convert_settings(source: Path, output: Path) -> Path:
+    """Write another trainer's settings as an experiment and print what of them is left over; returns ``output``."""
+    recipe = recipes.convert_recipe(source, output)
+    from rich.console import Console
+
+    for line in (
+        f"{len(recipe.groups)} groups chosen, {len(recipe.settings)} settings, {len(recipe.left)} left over: {output}",
+        *(f"left over: {line}" for line in recipes.left_lines(recipe)),
+        f"next python -m qcvl.train --config-dir {output.parent.parent.resolve()} experiment={output.stem} "
+        "data.train=F.jsonl data.val=F.jsonl",
     ):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     return output
