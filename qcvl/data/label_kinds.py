@@ -22,10 +22,10 @@ def answer_kinds(processing: Processing, ids: Sequence[int], answer: str, task: 
     All of a summary's words are ``summary``; a dense answer is read by ``schema.spans``.
     """
     written = ids[:-1]
-    if task != "dense":
-        return ["summary"] * len(written) + ["format"]
-    kinds = token_kinds(answer, character_ends(processing, written))
-    return [_OF_SPAN[kind] for kind, _ in kinds] + ["format"]
+    kinds: list[LabelKind] = ["summary"] * len(written)
+    if task == "dense":
+        kinds = [_OF_SPAN[kind] for kind, _ in token_kinds(answer, character_ends(processing, written))]
+    return [*kinds, "format"]
 
 
 def label_kinds(processing: Processing, labels: np.ndarray, answer: str, task: Task) -> np.ndarray:
