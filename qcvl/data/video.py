@@ -1,0 +1,220 @@
+"""Frames of a clip at their real times, from a video file (PyAV) or a list of photos; free of torch.
+
+Times are seconds from the clip's first frame, as the container states them: a clip of variable frame rate keeps its
+own. Frames are turned as the file's display matrix says and resized at once, so that a long clip never lies in memory
+at full size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from qcvl.data.images import load_image
+from qcvl.errors import ConfigError, DataError
+from qcvl.models.pixels import smart_resize
+from qcvl.schema.settings import settings
+from qcvl.schema.types import ImageValue
+
+if TYPE_CHECKING:
+    import av
+
+Size = tuple[int, int]  # (width, height)
+
+
+@settings
+class VideoSampling:
+    """Which frames of a clip are seen, and how large.
+
+    A clip of ``d`` seconds gives ``floor(d * fps)`` frames, but ``min_frames`` at least, ``max_frames`` at most and
+    never more than it has, at even distances from its first to its last. A frame has at most ``max_pixels`` pixels and
+    all of them together at most ``total_pixels``; one below ``min_pixels`` is enlarged.
+    """
+
+    fps: Annotated[float, Field(gt=0)]
+    min_frames: Annotated[int, Field(ge=1)]
+    max_frames: Annotated[int, Field(ge=1)]
+    min_pixels: Annotated[int, Field(ge=1)]
+    max_pixels: Annotated[int, Field(ge=1)]
+    total_pixels: Annotated[int, Field(ge=1)]
+
+    def __post_init__(self) -> None:
+        for low, high in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
+            if getattr(self, low) > getattr(self, high):
+                raise ConfigError(f"VideoSampling: {low} {getattr(self, low)} is above {high} {getattr(self, high)}")
+
+    def choose(self, seconds: Sequence[float] | np.ndarray, frame_seconds: float) -> np.ndarray:
+        """Int64 ``[n]``: indices of the frames seen, of a clip whose frames show at ``seconds`` ``[N]``, rising.
+
+        ``frame_seconds`` is how long the last frame shows. Of even frame distances these are the indices that
+        transformers' Qwen video processors take; of uneven ones, the frames nearest to even times (fewer of them where
+        one frame is the nearest to several).
+        """
+        times = np.asarray(seconds, dtype=np.float64)
+        duration = float(times[-1] - times[0]) + frame_seconds
+        count = int(duration * self.fps + 1e-6)
+        count = min(max(count, self.min_frames), self.max_frames, len(times))
+        if count == len(times):
+            return np.arange(count)
+        wanted = np.linspace(times[0], times[-1], count)
+        after = np.searchsorted(times, wanted).clip(1, len(times) - 1)
+        nearer = wanted - times[after - 1] <= times[after] - wanted
+        return np.unique(np.where(nearer, after - 1, after))
+
+    def frame_size(self, size_wh: Size, frames: int, factor: int) -> Size:
+        """``(width, height)`` of each of ``frames`` frames: multiples of ``factor`` within the budgets."""
+        budget = max(min(self.max_pixels, self.total_pixels // frames), factor**2)
+        height, width = smart_resize(size_wh[1], size_wh[0], factor, min(self.min_pixels, budget), budget)
+        return width, height
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames uint8 RGB ``[T, H, W, 3]`` and the seconds ``[T]`` at which they show, from the clip's first frame."""
+
+    frames: np.ndarray
+    seconds: np.ndarray
+
+
+def read_clip(
+    value: str | Path | Sequence[ImageValue],
+    sampling: VideoSampling,
+    factor: int,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    list_fps: float | None = None,
+) -> Clip:
+    """The frames of a clip that are seen, resized.
+
+    Args:
+        value: a video file, or photos in order.
+        sampling: which frames, how large.
+        factor: sides are multiples of it (patch times merge).
+        start: seconds from the first frame where the part begins.
+        end: seconds from the first frame where it ends; None: with the clip.
+        list_fps: how many of the photos of a list make a second; ``sampling.fps`` if not given.
+
+    Raises:
+        DataError: for a file that is missing, has no video, or is damaged; photos of different sizes; an empty part.
+    """
+    if isinstance(value, str | Path):
+        return _read_file(Path(value), sampling, factor, (start, end))
+    return _read_list(value, sampling, factor, (start, end), list_fps or sampling.fps)
+
+
+def _read_list(
+    photos: Sequence[ImageValue], sampling: VideoSampling, factor: int, part: tuple[float, float | None], fps: float
+) -> Clip:
+    if not photos:
+        raise DataError("a clip is an empty list; expected photos in order")
+    times = np.arange(len(photos)) / fps
+    inside = _inside(times, part, "a clip of photos")
+    chosen = inside[sampling.choose(times[inside], 1 / fps)]
+    frames: list[np.ndarray] = []
+    first: Size | None = None
+    for index in chosen.tolist():
+        image = load_image(photos[index], f"frame {index} of a clip")
+        size = (image.shape[1], image.shape[0])
+        first = first or size
+        if size != first:
+            raise DataError(
+                f"frame {index} of a clip is {size[0]}x{size[1]} but its first one seen is {first[0]}x{first[1]}; "
+                "frames of one clip have one size: crop or resize them"
+            )
+        frames.append(_resized(image, sampling.frame_size(size, len(chosen), factor)))
+    return Clip(np.stack(frames), times[chosen])
+
+
+def _read_file(path: Path, sampling: VideoSampling, factor: int, part: tuple[float, float | None]) -> Clip:
+    av = load_av()
+    if not path.is_file():
+        raise DataError(f"{path} not found; paths are relative to the JSONL's folder")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DataError(f"{path} holds no video stream; expected a clip with pictures")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            stamps, last = _stamps(container, stream)
+            if not len(stamps):
+                raise DataError(f"{path} holds no frame; copy it again or remove the record")
+            times = (stamps - stamps[0]) * float(stream.time_base)
+            inside = _inside(times, part, str(path))
+            chosen = inside[sampling.choose(times[inside], last * float(stream.time_base))]
+
+            def resized(image: np.ndarray) -> np.ndarray:
+                size = (image.shape[1], image.shape[0])
+                return _resized(image, sampling.frame_size(size, len(chosen), factor))
+
+            frames = list(_decoded(container, stream, stamps[chosen], resized))
+    except av.FFmpegError as error:
+        raise DataError(f"{path} is damaged: {error.strerror}; copy it again or remove the record") from error
+    if len(frames) < len(chosen):
+        raise DataError(
+            f"{path} is damaged: its header lists {len(stamps)} frames, of the {len(chosen)} to be seen only "
+            f"{len(frames)} can be decoded; copy it again or remove the record"
+        )
+    return Clip(np.stack(frames), times[chosen])
+
+
+def load_av() -> ModuleType:
+    """PyAV, which only clips need.
+
+    Raises:
+        ConfigError: when it is not installed.
+    """
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ConfigError("reading video needs PyAV; run pip install 'qcvl[video]'") from error
+    return av
+
+
+def _stamps(container: "av.container.InputContainer", stream: "av.VideoStream") -> tuple[np.ndarray, int]:
+    """Presentation stamps int64 ``[N]`` of all frames, rising, and for how long the last one shows; decodes nothing."""
+    shown = {packet.pts: packet.duration for packet in container.demux(stream) if packet.pts is not None}
+    stamps = np.array(sorted(shown), dtype=np.int64)
+    last = shown[int(stamps[-1])] if len(stamps) else 0
+    typical = int(np.median(np.diff(stamps))) if len(stamps) > 1 else 1
+    return stamps, int(last or typical)
+
+
+def _decoded(
+    container: "av.container.InputContainer",
+    stream: "av.VideoStream",
+    wanted: np.ndarray,
+    use: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[np.ndarray]:
+    """What ``use`` makes of the frames with the ``wanted`` stamps, in order, until the last or to the first damage."""
+    container.seek(int(wanted[0]), stream=stream, backward=True)
+    waiting = set(wanted.tolist())
+    for frame in container.decode(stream):
+        if frame.pts in waiting:
+            waiting.remove(frame.pts)
+            image = frame.to_ndarray(format="rgb24")
+            yield use(np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4)))
+        if not waiting:
+            return
+
+
+def _inside(times: np.ndarray, part: tuple[float, float | None], name: str) -> np.ndarray:
+    """Indices of the frames of a part of a clip."""
+    start, end = part
+    inside = np.flatnonzero((times >= start - 1e-9) & (times <= (np.inf if end is None else end + 1e-9)))
+    if not len(inside):
+        to = "its end" if end is None else f"{end:g} s"
+        raise DataError(f"{name} has no frame from {start:g} s to {to}; its last one shows at {times[-1]:g} s")
+    return inside
+
+
+def _resized(image: np.ndarray, size_wh: Size) -> np.ndarray:
+    """Uint8 ``[H, W, 3]`` of another size, resampled as photos are."""
+    if (image.shape[1], image.shape[0]) == size_wh:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
