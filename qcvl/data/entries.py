@@ -120,12 +120,13 @@ class Entry:
 
     def fields(self, separator: str | None = None) -> "Entry":
         """The fields of a line of text as a list (``separator`` None: blanks)."""
-        return Entry([part.strip() for part in self.text().split(separator)], self.path, self.line)
+        parts = [part.strip() for part in self.text().split(separator)]
+        return Entry(parts, self.path, self.line, self.parent, self.key)
 
 
 def read_lines(path: Path) -> Iterator[Entry]:
     """The lines of a text file that are not blank, by their numbers; a byte order mark is no part of the first."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
         if line.strip():
             yield Entry(line, path, number)
 

@@ -117,12 +117,13 @@ class Photos:
             raise entry.error(f"is {name!r} and leads to {path}, as {other!r} does; name the folder above both as root")
         return path
 
-    def size(self, path: Path, entry: Entry) -> Size:
-        """``(width, height)`` from a photo's header, for formats whose coordinates are shares of it."""
-        try:
-            return image_size(path)
-        except DataError as error:
-            raise entry.error(f"needs the size of its photo: {error}; root=FOLDER names another folder") from error
+
+def photo_size(path: Path, entry: Entry) -> Size:
+    """``(width, height)`` from a photo's header, for formats whose coordinates are shares of it."""
+    try:
+        return image_size(path, "its photo")
+    except DataError as error:
+        raise entry.error(f"needs a size: {error}; root=FOLDER names another folder") from error
 
 
 def photos_by_stem(folder: Path) -> dict[str, Path]:

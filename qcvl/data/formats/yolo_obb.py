@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from qcvl.data.entries import Entry, read_lines, read_text
-from qcvl.data.reading import PHOTO_SUFFIXES, Notice, Photos, Size, Split, annotation, photo_record, polygon
+from qcvl.data.reading import PHOTO_SUFFIXES, Notice, Photos, Size, Split, annotation, photo_record, photo_size, polygon
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
@@ -26,13 +26,8 @@ _ROUND = 9  # digits of a pixel: 0.3 * 1280 is 384, not 383.99999999999994
 def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
     """The photos of a split in the order of their names, or of the list that names them."""
     names, files = _data_set(path, split, root)
-    photos = Photos(root or path)
     for file, entry in files:
-        labels = _label_file(file)
-        if not file.is_file():
-            yield Notice("photo not found (root=FOLDER names another folder)", f"{entry.where} ({file})")
-            continue
-        size = photos.size(file, entry)
+        labels, size = _label_file(file), photo_size(file, entry)
         lines = read_lines(labels) if labels.is_file() else ()
         found = [_object(line, names, size) for line in lines]
         yield from photo_record(file, found, Entry(None, labels if labels.is_file() else file), size=size)
