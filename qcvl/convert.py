@@ -74,7 +74,8 @@ def _overrides(settings: Convert, records: Sequence[Record], output: Path) -> st
     if settings.to != "jsonl":
         given.append(f"data.format={settings.to}")
         folders = {os.path.dirname(image) for record in records for image in record.images if os.path.isabs(image)}
-        if folders and not all(Path(folder).is_relative_to(output.parent.resolve()) for folder in folders):
+        base = (output if output.is_dir() else output.parent).resolve()
+        if folders and not all(Path(folder).is_relative_to(base) for folder in folders):
             given.append(f"data.root={os.path.commonpath(folders)}")
     return " ".join(given)
 

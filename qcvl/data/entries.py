@@ -75,6 +75,17 @@ class Entry:
         for index, value in enumerate(self.value):
             yield Entry(value, self.path, self.line, self, index)
 
+    def marked(self, key: str) -> bool:
+        """Whether the value under a key is there and says yes."""
+        found = self.get(key)
+        return found is not None and bool(found.value)
+
+    def mapping(self) -> dict[str, Any]:
+        """An object's keys and values."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"is {describe(self.value)}; expected an object")
+        return self.value
+
     def text(self) -> str:
         """A string that is not blank."""
         if not isinstance(self.value, str):
@@ -91,7 +102,7 @@ class Entry:
                 value = float(value)
             except ValueError:
                 raise self.error(f"is {describe(self.value)}; expected a number") from None
-        if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > LARGEST_COORDINATE:
+        if type(value) not in (int, float) or abs(value) > LARGEST_COORDINATE or math.isnan(value):
             raise self.error(f"is {describe(self.value)}; expected a finite number")
         return value
 

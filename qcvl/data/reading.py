@@ -110,15 +110,18 @@ class Photos:
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         if not parts:
             raise entry.error(f"is {name!r}; expected the name of a photo")
+        whole = Path(os.path.normpath(name))
+        if not (whole.is_absolute() and whole.is_relative_to(base)):
+            whole = base.joinpath(*parts)
         tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
-        path = next((tail for tail in tails if tail.is_file()), base.joinpath(*parts))
+        path = next((tail for tail in (whole, *tails) if os.path.isfile(tail)), whole)
         other = self._names.setdefault(path, name)
         if other != name:
             raise entry.error(f"is {name!r} and leads to {path}, as {other!r} does; name the folder above both as root")
         return path
 
 
-def photo_size(path: Path, entry: Entry) -> Size:
+def photo_size(path: Path | str, entry: Entry) -> Size:
     """``(width, height)`` from a photo's header, for formats whose coordinates are shares of it."""
     try:
         return image_size(path, "its photo")
@@ -195,7 +198,7 @@ def photo_record(
             yield item
         else:
             kept.append(item)
-    if isinstance(image, Path) and not image.is_file():
+    if isinstance(image, Path) and not os.path.isfile(image):
         yield Notice("photo not found (root=FOLDER names another folder)", f"{entry.where} ({image})")
     line = entry.line if entry.line is not None else number
     yield Record(

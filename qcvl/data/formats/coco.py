@@ -55,11 +55,11 @@ def _key(entry: Entry) -> int | str:
 
 def _object(entry: Entry, names: dict[int | str, str], size: Size) -> Iterator[Annotation | Notice]:
     for mark in ("iscrowd", "ignore"):
-        if entry.value.get(mark):
+        if entry.marked(mark):
             yield Notice(f"object marked {mark}", entry.where)
             return
-    for key in entry.value.keys() - _KNOWN:
-        if entry.value[key]:
+    for key in entry.mapping():
+        if key not in _KNOWN and entry.marked(key):
             yield Notice(f"{key} of an object", entry.where)
     category = entry["category_id"]
     if not isinstance(category.value, int | str) or category.value not in names:

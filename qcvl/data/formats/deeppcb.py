@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qcvl.data.formats.jsonl import from_records
+from qcvl.data.formats import jsonl
 from qcvl.data.images import image_size
 from qcvl.data.prepared import prepare_folder
 from qcvl.data.reading import Split
@@ -116,7 +116,7 @@ def _write_lists(root: Path, folder: Path, held_back: int) -> None:
     for index, record in enumerate(official["train"]):
         parts["dev" if index in chosen else "train"].append(record)
     for name, records in parts.items():
-        from_records(records, folder / f"{name}.jsonl")
+        jsonl.from_records(records, folder / f"{name}.jsonl")
 
 
 def _read_defects(path: Path) -> Iterator[Annotation]:

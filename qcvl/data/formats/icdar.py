@@ -78,7 +78,7 @@ def _mmocr(top: Entry, photos: Photos) -> Iterator[Record | Notice]:
 
 def _mmocr_text(entry: Entry, names: dict[int, str], size: Size) -> Annotation | Notice:
     points = entry["polygon"].pairs()
-    if entry.value.get("ignore"):
+    if entry.marked("ignore"):
         return Notice("text marked ignore", entry.where)
     number = entry["bbox_label"].whole(least=0)
     if number not in names:
@@ -107,7 +107,12 @@ def _classes(file: Path) -> dict[int, str]:
 
 def _receipt_text(entry: Entry, names: dict[int, str], size: Size) -> Annotation | Notice:
     """A quad described by its class and its text: ``Tel_value/text:703-777-5833``."""
-    number, text = entry["label"].whole(least=0), entry.value.get("text", "")
+    number, text = entry["label"].whole(least=0), entry.get("text")
     if number not in names:
         raise entry["label"].error(f"is {number}; expected a number of class_list.txt")
-    return polygon(entry["box"].pairs(), with_attributes(names[number], {"text": str(text)}), entry, size)
+    return polygon(
+        entry["box"].pairs(),
+        with_attributes(names[number], {"text": "" if text is None else str(text.value)}),
+        entry,
+        size,
+    )

@@ -19,7 +19,6 @@ from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
 
 _WORDS = ("choices", "textarea", "taxonomy", "rating", "number")
-_SHAPES = ("rectangle", "polygon")
 
 
 def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
@@ -27,12 +26,12 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
     photos = Photos(root or path.parent)
     for number, task in enumerate(Entry.of_json(path), 1):
         name = _photo_entry(task["data"])
-        photo = photos.find(_local_name(name.text()), name)
-        done = [entry for entry in task["annotations"] if not entry.value.get("was_cancelled")]
+        photo = name.value if name.text().startswith("data:") else photos.find(_local_name(name), name)
+        done = [entry for entry in task["annotations"] if not entry.marked("was_cancelled")]
         for other in done[1:]:
             yield Notice("annotation of another annotator", other.where)
         regions = _regions(done[0]["result"]) if done else {}
-        size = _size(regions, photo)
+        size = _size(regions)
         words, found = [], []
         for region in regions.values():
             if any(_shape_name(result) for result in region):
@@ -46,7 +45,7 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
 
 def _photo_entry(data: Entry) -> Entry:
     """The value of ``data`` that names the photo: ``image``, or the only text there is."""
-    texts = [key for key, value in data.value.items() if isinstance(value, str)]
+    texts = [key for key, value in data.mapping().items() if isinstance(value, str)]
     if "image" in texts:
         return data["image"]
     if len(texts) != 1:
@@ -54,9 +53,12 @@ def _photo_entry(data: Entry) -> Entry:
     return data[texts[0]]
 
 
-def _local_name(url: str) -> str:
+def _local_name(url: Entry) -> str:
     """The path within a URL of uploads, local files or a store: ``/data/local-files/?d=a/b.jpg`` is ``a/b.jpg``."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url.text())
+    except ValueError as error:
+        raise url.error(f"is {url.value[:60]!r}, no path and no URL ({error})") from None
     served = parse_qs(parts.query).get("d")
     return served[0] if served else unquote(parts.path)
 
@@ -65,11 +67,12 @@ def _regions(results: Entry) -> dict[str, list[Entry]]:
     """Results by region: those of one id belong to one shape; a result without id stands alone."""
     regions: dict[str, list[Entry]] = defaultdict(list)
     for number, result in enumerate(results):
-        regions[str(result.value.get("id", f"#{number}"))].append(result)
+        region = result.get("id")
+        regions[f"#{number}" if region is None else str(region.value)].append(result)
     return regions
 
 
-def _size(regions: dict[str, list[Entry]], photo: Path) -> Size | None:
+def _size(regions: dict[str, list[Entry]]) -> Size | None:
     for result in (result for region in regions.values() for result in region):
         width, height = result.get("original_width"), result.get("original_height")
         if width is not None and height is not None:
@@ -79,16 +82,18 @@ def _size(regions: dict[str, list[Entry]], photo: Path) -> Size | None:
 
 def _shape_name(result: Entry) -> str | None:
     """``rectangle`` or ``polygon`` for a result with such a value."""
-    keys = result.value.get("value")
-    if isinstance(keys, dict) and {"x", "y", "width", "height"} <= keys.keys() and "radiusX" not in keys:
+    value = result.get("value")
+    if value is None:  # a relation between regions
+        return None
+    if value.mapping().keys() >= {"x", "y", "width", "height"}:
         return "rectangle"
-    return "polygon" if isinstance(keys, dict) and "points" in keys else None
+    return "polygon" if "points" in value.mapping() else None
 
 
 def _object(region: list[Entry], size: Size) -> Iterator[Annotation | Notice]:
     shaped = next(result for result in region if _shape_name(result))
-    if turn := shaped.value.get("image_rotation"):
-        yield Notice(f"shape on a photo turned by {turn} degrees in Label Studio", shaped.where)
+    if shaped.marked("image_rotation"):
+        yield Notice("shape on a photo that was turned in Label Studio", shaped.where)
         return
     labels = _labels(region)
     if not labels:
@@ -118,7 +123,7 @@ def _labels(region: list[Entry]) -> list[str]:
     """The labels of a region, each once: those under ``rectanglelabels``, ``polygonlabels`` or ``labels``."""
     found: dict[str, None] = {}
     for result in region:
-        for key, value in result["value"].value.items():
+        for key, value in result["value"].mapping().items():
             if key.endswith("labels") and isinstance(value, list):
                 found |= dict.fromkeys(label.text() for label in result["value"][key])
     return list(found)

@@ -9,6 +9,7 @@ description is the label, then the shape's own ``description`` and the flags tha
 import base64
 import json
 import mimetypes
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,16 @@ def _read_file(top: Entry, root: Path | None) -> Iterator[Record | Notice]:
     size = (top["imageWidth"].whole(), top["imageHeight"].whole()) if top.get("imageWidth") else None
     image: Path | str = Photos(root or top.path.parent).find(name.text(), name)
     data = top.get("imageData")
-    if data is not None and not Path(image).is_file():
+    if data is not None and not os.path.isfile(image):
         kind = mimetypes.guess_type(name.value)[0] or "image/jpeg"
         image = f"data:{kind};base64,{data.text()}"
     found = (item for shape in shapes for item in _object(shape, size))
-    metadata = dict(top.value.get("metadata") or {})
-    if flags := top.value.get("flags"):
-        metadata["flags"] = flags
-    summary = top.get("summary")
+    metadata, flags, summary = top.get("metadata"), top.get("flags"), top.get("summary")
+    known = {} if metadata is None else dict(metadata.mapping())
+    if flags is not None and flags.mapping():
+        known["flags"] = flags.value
     yield from photo_record(
-        image, found, top, size=size, metadata=metadata, summary=summary.text() if summary is not None else None
+        image, found, top, size=size, metadata=known, summary=summary.text() if summary is not None else None
     )
 
 
@@ -59,7 +60,7 @@ def _object(shape: Entry, size: Size | None) -> Iterator[Annotation | Notice]:
     kind = shape.get("shape_type")
     points = [pair.numbers(2) for pair in shape["points"]]
     desc = ", ".join([shape["label"].text(), *_additions(shape)])
-    if shape.value.get("group_id") is not None:
+    if shape.get("group_id") is not None:
         yield Notice("group_id of a shape", shape.where)
     match kind.value if kind is not None else "polygon":  # the type is absent in the oldest files
         case "rectangle":
@@ -80,7 +81,7 @@ def _additions(shape: Entry) -> Iterator[str]:
     if description is not None and description.value != "":
         yield description.text()
     if flags is not None:
-        yield from (str(flag) for flag, is_set in dict(flags.value).items() if is_set)
+        yield from (str(flag) for flag, is_set in flags.mapping().items() if is_set)
 
 
 def from_records(records: Sequence[Record], output: Path) -> list[Notice]:

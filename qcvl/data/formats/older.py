@@ -2,8 +2,9 @@
 
 - ``image`` with one path stands for ``images``; ``bbox``, ``polygon`` and ``polyline`` for ``bbox_2d``, ``poly`` and
   ``line``; ``label`` for ``desc``. Counts of points may be absent.
-- A description ``类别=光纤,颜色=黄色``, or an object of such keys, becomes ``光纤/颜色:黄色``: what the first key
-  says, then the others with their names. Descriptions with slashes (``光纤/黄色/显示完整``) stay as they are.
+- A description ``类别=光纤,颜色=黄色``, or an object of such keys, becomes ``光纤/颜色:黄色``: the value of
+  ``类别`` (or category, class, type, label, name), then the others with their names. Descriptions with slashes
+  (``光纤/黄色/显示完整``) and any other text stay as they are.
 - A summary that is JSON (an object, a list, or their text over several lines) becomes that JSON on one line; line
   breaks in any other summary become blanks.
 
@@ -22,8 +23,9 @@ from qcvl.data.entries import Entry, read_json_lines
 from qcvl.data.reading import Notice, Split, located, one_line, with_attributes
 from qcvl.schema.records import Record
 
+KIND_KEYS = ("类别", "category", "class", "type", "label", "name")
 _RENAMED = {"bbox": "bbox_2d", "polygon": "poly", "polyline": "line", "label": "desc"}
-_PAIR = re.compile(r"(?:^|[,，;；])\s*([^=,，;；/:]+)=")  # a value may hold commas: the next key ends it
+_PAIR = re.compile(r"(?:^|[,，;；])\s*([^\s=,，;；/:]+)=")  # a value may hold commas: the next key ends it
 
 
 def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
@@ -52,11 +54,13 @@ def _object(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _desc(desc: Any) -> Any:
+    """``kind/key:value,key:value`` of keys and values that name a kind; any other text as it is."""
     pairs = {str(key): str(value) for key, value in desc.items()} if isinstance(desc, dict) else _pairs(desc)
-    if not pairs:
-        return desc
-    (_, label), *others = pairs.items()
-    return with_attributes(label, dict(others))
+    kind = next((key for key in pairs if key in KIND_KEYS), None)
+    if kind is not None:
+        label = pairs.pop(kind)
+        return with_attributes(label, pairs)
+    return ",".join(f"{key}:{value}" for key, value in pairs.items()) if isinstance(desc, dict) else desc
 
 
 def _pairs(desc: Any) -> dict[str, str]:
