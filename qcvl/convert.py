@@ -37,7 +37,7 @@ def convert(cfg: DictConfig) -> Path:
     objects = sum(len(record.annotations) for record in records)
     for line in (
         f"{len(records):,} records with {objects:,} objects: {output}",
-        *(f"said {line}" for line in summarize(notices)),
+        *(f"note {line}" for line in summarize(notices)),
         f"next python -m qcvl.check {_overrides(settings, records, output)} decode=true",
     ):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
@@ -73,7 +73,8 @@ def _overrides(settings: Convert, records: Sequence[Record], output: Path) -> st
     given = [f"data.{settings.split}={output.resolve()}"]
     if settings.to != "jsonl":
         given.append(f"data.format={settings.to}")
-        folders = {os.path.dirname(image) for record in records for image in record.images if os.path.isabs(image)}
+        images = (str(image) for record in records for image in record.images)
+        folders = {os.path.dirname(image) for image in images if os.path.isabs(image)}
         base = (output if output.is_dir() else output.parent).resolve()
         if folders and not all(Path(folder).is_relative_to(base) for folder in folders):
             given.append(f"data.root={os.path.commonpath(folders)}")

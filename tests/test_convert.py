@@ -94,9 +94,9 @@ def test_jsonl_becomes_coco_and_comes_back_with_what_was_dropped_printed(tmp_pat
     printed = capsys.readouterr().out.splitlines()
     assert printed[:4] == [
         f"1 records with 4 objects: {coco}",
-        f"said 1 x summary, which COCO has no place for, first {tmp_path}/in/all.jsonl:1",
-        f"said 1 x line, which COCO has no place for, first {tmp_path}/in/all.jsonl:1: objects[2]",
-        f"said 1 x outline that crosses itself, which has no mask, first {tmp_path}/in/all.jsonl:1: objects[3]",
+        f"note 1 x summary, which COCO has no place for, first {tmp_path}/in/all.jsonl:1",
+        f"note 1 x line, which COCO has no place for, first {tmp_path}/in/all.jsonl:1: objects[2]",
+        f"note 1 x outline that crosses itself, which has no mask, first {tmp_path}/in/all.jsonl:1: objects[3]",
     ]
     assert printed[4] == f"next python -m qcvl.check data.train={coco} data.format=coco decode=true"
     back = run(tmp_path, "format=coco", f"input={coco}", f"output={tmp_path}/back.jsonl")

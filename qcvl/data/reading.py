@@ -25,8 +25,8 @@ from qcvl.data import formats
 from qcvl.data.entries import Entry
 from qcvl.data.images import image_size
 from qcvl.errors import ConfigError, DataError
-from qcvl.geometry.clip import clip_shape, is_inside
-from qcvl.geometry.shapes import Kind, Shape
+from qcvl.geometry.clip import clip_shape
+from qcvl.geometry.shapes import Kind, Shape, as_points
 from qcvl.schema.records import FEWEST_DISTINCT, Record
 from qcvl.schema.types import Annotation
 
@@ -146,12 +146,12 @@ def annotation(
     kind: Kind, points: Sequence[Sequence[float]], desc: str, entry: Entry, size: Size | None = None
 ) -> Annotation | Notice:
     """One object of a photo of ``size`` as the record contract has it, or the notice of why it can be none."""
-    shape = Shape(kind, points)
-    if kind == "bbox_2d" and not (shape.points[0] < shape.points[1]).all():
+    if kind == "bbox_2d" and not all(low < high for low, high in zip(*points, strict=True)):
         return Notice("box without area", entry.where)
-    if len({(x, y) for x, y in shape.points.tolist()}) < FEWEST_DISTINCT[kind]:
+    if len({(x, y) for x, y in points}) < FEWEST_DISTINCT[kind]:
         return Notice(f"{kind} of fewer than {FEWEST_DISTINCT[kind]} distinct points", entry.where)
-    if size and not is_inside(shape.points, *size) and not clip_shape(shape, *size):
+    shape = Shape(kind, as_points(points))
+    if size and not all(0 <= x <= size[0] and 0 <= y <= size[1] for x, y in points) and not clip_shape(shape, *size):
         return Notice("object wholly outside its photo", entry.where)
     if not desc.strip():
         raise entry.error("has an empty label; expected what the object is")

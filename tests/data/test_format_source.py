@@ -7,10 +7,15 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from qcvl import config
 from qcvl.callbacks.environment import write_environment
+from qcvl.check import check
+from qcvl.convert import convert
+from qcvl.data.reading import located
 from qcvl.data.settings import DeepPCBData, FormatSource, JsonlSource
 from qcvl.doctor.checks import check_source
 from qcvl.errors import DataError
+from qcvl.schema.records import read_records
 from tests.conftest import choice
 
 COCO = {
@@ -123,3 +128,32 @@ def test_training_samples_come_from_a_format_source(coco, make_data, make_datamo
     module = make_datamodule(data=data)
     features = module.train_dataset()[(0, 0)]
     assert features.labels.max() > 0 and len(module.sources("train")[0].records) == 1
+
+
+def test_the_check_takes_a_format_and_a_folder_of_photos_from_the_command_line(coco, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "photos/a.png")
+    given = [f"data.train={coco}", "data.format=coco", "decode=true", f"paths.output_dir={tmp_path}/run"]
+    check(config.load("check", [*given, f"data.root={tmp_path}/photos"]))
+    assert "128x96" in capsys.readouterr().out
+    with pytest.raises(DataError, match="1 problem in the data"):
+        check(config.load("check", given))
+    assert "a.png) not found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("icdar", "quads/icdar2015_mmocr/textdet_test.json"),
+        ("icdar", "quads/icdar2015_raw"),
+        ("icdar", "quads/wildreceipt/data.txt"),
+        ("dota", "quads/dota_mmrotate"),
+        ("tusimple", "polylines/tusimple/label_data_0601.json"),
+        ("deeppcb", "deeppcb"),
+    ],
+)
+def test_real_data_are_the_same_in_place_and_converted(shared_data, tmp_path, name, place):
+    path = shared_data(place.split("/")[0]) / "/".join(place.split("/")[1:])
+    output = [f"output={tmp_path}/all.jsonl", f"paths.output_dir={tmp_path}/run", "split=val"]
+    written = read_records(convert(config.load("convert", [f"format={name}", f"input={path}", *output])))
+    assert [located(record) for record in written] == list(source(path, format=name, split="val").open())

@@ -87,7 +87,8 @@ def _additions(shape: Entry) -> Iterator[str]:
 def from_records(records: Sequence[Record], output: Path) -> list[Notice]:
     """Write a folder with one file a photo, named after it; summary and metadata are keys LabelMe keeps as they are."""
     output.mkdir()
-    notices, taken = [], set()
+    notices: list[Notice] = []
+    taken: set[str] = set()
     for record in records:
         if len(record.images) > 1:
             notices.append(Notice("that several photos are one record", record.where))

@@ -80,7 +80,7 @@ def _data_set(path: Path, split: Split, root: Path | None) -> tuple[dict[int, st
 
 def _names(entry: Entry) -> dict[int, str]:
     """Class names from a list, or from a mapping of numbers."""
-    given = entry.value if isinstance(entry.value, dict) else {item.key: item.value for item in entry}
+    given = entry.value if isinstance(entry.value, dict) else dict(enumerate(item.value for item in entry))
     if not given or not all(type(number) is int for number in given):
         raise entry.error("has no names by number; expected a list of names, or {0: name, 1: name}")
     return {number: str(name) for number, name in given.items()}
