@@ -3,7 +3,8 @@
 A box is ``[x, y, width, height]`` in pixels from the photo's top left edge, so ``x, y`` and ``x + width, y + height``
 are the continuous edges of a record's box; polygons are flat ``x1, y1, …`` in the same pixels. An object with one
 polygon gets the polygon (a quad where it has four corners), any other its box; a description is the category's name.
-COCO holds neither lines nor what is known of a photo as a whole, and a polygon that crosses itself has no mask.
+Summary and metadata are keys of an image that other tools pass over; further keys of an image are metadata as well.
+COCO holds no lines, and a polygon that crosses itself has no mask.
 """
 
 import json
@@ -16,41 +17,52 @@ from shapely.geometry import Polygon
 
 from qcvl.data.entries import Entry
 from qcvl.data.images import image_size
-from qcvl.data.reading import Notice, Photos, Size, Split, annotation, file_name, photo_record, polygon
+from qcvl.data.reading import Notice, Photos, Size, Split, annotation, file_name, one_line, photo_record, polygon
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
 
 _KNOWN = {"id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "ignore", "score"}
+_IMAGE = {"id", "file_name", "width", "height", "license", "flickr_url", "coco_url", "date_captured"}
 _DIGITS = 9  # of a pixel: x + width is rounded, so that 0.1 and 0.2 make 0.3
 
 
 def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
     """The photos of an annotation file in its order; file names are below ``root``, else below the file's folder."""
     top = Entry.of_json(path)
-    photos, names = Photos(root or path.parent), _categories(top)
-    images = [(_key(image), image) for image in top["images"]]
-    objects: dict[Any, list[Entry]] = {key: [] for key, _ in images}
+    photos = Photos(root or path.parent)
+    names = {key: category["name"].text() for key, category in _by_id(top["categories"]).items()}
+    images = _by_id(top["images"])
+    objects: dict[Any, list[Entry]] = {key: [] for key in images}
     for entry in top["annotations"]:
         key = entry["image_id"].value
         if not isinstance(key, int | str) or key not in objects:
             raise entry["image_id"].error(f"is {key!r}, which no entry of images has; add that image or remove this")
         objects[key].append(entry)
-    for number, (key, image) in enumerate(images, 1):
+    for number, (key, image) in enumerate(images.items(), 1):
         size = (image["width"].whole(), image["height"].whole())
         found = (item for entry in objects[key] for item in _object(entry, names, size))
         file = photos.find(image["file_name"].text(), image["file_name"])
-        yield from photo_record(file, found, image, size=size, number=number)
+        yield from photo_record(file, found, image, size=size, number=number, **_about(image))
 
 
-def _categories(top: Entry) -> dict[int | str, str]:
-    return {_key(category): category["name"].text() for category in top["categories"]}
+def _by_id(entries: Entry) -> dict[int | str, Entry]:
+    found: dict[int | str, Entry] = {}
+    for entry in entries:
+        key = entry["id"]
+        if not isinstance(key.value, int | str):
+            raise key.error(f"is {key.value!r}; expected a whole number or text")
+        if key.value in found:
+            raise key.error(f"is {key.value!r}, as {found[key.value].field} has it; expected an id of its own")
+        found[key.value] = entry
+    return found
 
 
-def _key(entry: Entry) -> int | str:
-    key = entry["id"]
-    if not isinstance(key.value, int | str):
-        raise key.error(f"is {key.value!r}; expected a whole number or text")
-    return key.value
+def _about(image: Entry) -> dict[str, Any]:
+    """Summary and metadata of a photo."""
+    summary, metadata = image.get("summary"), image.get("metadata")
+    known = {key: value for key, value in image.mapping().items() if key not in {*_IMAGE, "summary", "metadata"}}
+    known |= {} if metadata is None else metadata.mapping()
+    return {"summary": None if summary is None else one_line(summary.text()), "metadata": known}
 
 
 def _object(entry: Entry, names: dict[int | str, str], size: Size) -> Iterator[Annotation | Notice]:
@@ -89,7 +101,7 @@ def _no_polygon(parts: Entry) -> str | None:
 
 
 def from_records(records: Sequence[Record], output: Path) -> list[Notice]:
-    """Write a COCO file; returns notices of lines, crossing outlines, summaries and what else COCO has no place for."""
+    """Write a COCO file; returns notices of lines, crossing outlines and what else COCO has no place for."""
     top: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
     ids: dict[str, int] = defaultdict(lambda: len(ids) + 1)
     notices = []
@@ -102,6 +114,8 @@ def from_records(records: Sequence[Record], output: Path) -> list[Notice]:
             width, height = record.sizes[index] if record.sizes else image_size(image, f"{record.where}: image")
             number = len(top["images"]) + 1
             entry = {"id": number, "file_name": file_name(image, output.parent), "width": width, "height": height}
+            entry |= {"summary": record.summary} if record.summary is not None else {}
+            entry |= {"metadata": dict(record.metadata)} if record.metadata else {}
             top["images"].append(entry)
             for position, note in enumerate(record.annotations):
                 if note.image != index:
@@ -117,10 +131,6 @@ def from_records(records: Sequence[Record], output: Path) -> list[Notice]:
 
 
 def _photo_wide(record: Record) -> Iterator[str]:
-    if record.summary is not None:
-        yield "summary"
-    if record.metadata:
-        yield "metadata"
     if not record.annotated:
         yield "that nobody labelled the photo"
     if len(record.images) > 1:

@@ -1,8 +1,9 @@
 """DeepPCB (github.com/tangsanli5201/DeepPCB): photos of printed circuit boards, each with a defect-free template.
 
 Its layout as found: ``PCBData/trainval.txt`` and ``test.txt`` have lines ``G/S/ID.jpg G/S_not/ID.txt`` (the README says
-commas), but the photos are ``G/S/ID_test.jpg`` and ``G/S/ID_temp.jpg``; a label file has lines ``x1 y1 x2 y2 class``.
-Most JPEGs are grey, some RGB, and a pair may mix them. The data are for research use.
+commas), but the photos are ``G/S/ID_test.jpg`` and ``G/S/ID_temp.jpg``; a label file has lines ``x1 y1 x2 y2 class``
+in pixels from the photo's top left edge. Most JPEGs are grey, some RGB, and a pair may mix them. The data are for
+research use.
 """
 
 import os

@@ -4,7 +4,7 @@ Coordinates are percent of the photo's width and height, 0 to 100 from edge to e
 ``original_height`` (the photo's header where they are missing) they are a record's pixels. A rectangle is turned by
 ``rotation`` degrees clockwise about its top left corner: a quad then, else a box; polygons are quads or polygons. A
 description is the region's labels, then its own choices and text; choices and text about the whole photo are the
-summary. The first annotation of a task that was not cancelled counts.
+summary, further keys of the task's data its metadata. The first annotation that was not cancelled counts.
 """
 
 import math
@@ -30,6 +30,8 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
         done = [entry for entry in task["annotations"] if not entry.marked("was_cancelled")]
         for other in done[1:]:
             yield Notice("annotation of another annotator", other.where)
+        if task.marked("predictions"):
+            yield Notice("predictions of a model", task.where)
         regions = _regions(done[0]["result"]) if done else {}
         size = _size(regions)
         words, found = [], []
@@ -40,7 +42,10 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
                 words += list(_words(region))
                 found += [Notice(f"result of type {kind}", entry.where) for entry, kind in _unread(region)]
         summary = one_line(", ".join(words)) if words else None
-        yield from photo_record(photo, found, task, size=size, number=number, summary=summary, annotated=bool(done))
+        metadata = {key: value for key, value in task["data"].mapping().items() if key != name.key}
+        yield from photo_record(
+            photo, found, task, size=size, number=number, summary=summary, metadata=metadata, annotated=bool(done)
+        )
 
 
 def _photo_entry(data: Entry) -> Entry:

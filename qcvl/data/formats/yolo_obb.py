@@ -26,11 +26,17 @@ _ROUND = 9  # digits of a pixel: 0.3 * 1280 is 384, not 383.99999999999994
 def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
     """The photos of a split in the order of their names, or of the list that names them."""
     names, files = _data_set(path, split, root)
+    read: set[Path] = set()
     for file, entry in files:
         labels, size = _label_file(file), photo_size(file, entry)
+        if entry.line is None:  # the photos of a folder, not those of a list
+            read.add(labels)
         lines = read_lines(labels) if labels.is_file() else ()
         found = [_object(line, names, size) for line in lines]
         yield from photo_record(file, found, Entry(None, labels if labels.is_file() else file), size=size)
+    for folder in sorted({labels.parent for labels in read if f"{os.sep}labels{os.sep}" in str(labels)}):
+        for labels in sorted(set(folder.glob("*.txt")) - read):
+            yield Notice("label file without a photo", str(labels))
 
 
 def _object(line: Entry, names: dict[int, str], size: Size) -> Annotation | Notice:

@@ -85,9 +85,18 @@ def test_photos_without_objects_stay_and_records_are_in_the_order_of_images(read
     assert (len(full.annotations), full.line) == (1, 2) and full.where.endswith("instances.json:2")
 
 
+def test_further_keys_of_an_image_are_metadata(read, write, photo):
+    photo("a.png")
+    image = {**IMAGE, "license": 1, "date_captured": "today", "site": "A", "metadata": {"label": "fail"}}
+    (record,), _ = read("coco", write("instances.json", {**GOOD, "images": [image]}))
+    assert record.metadata == {"site": "A", "label": "fail"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda top: top["images"].append(IMAGE), "images[1].id is 7, as images[0] has it; expected an id of its own"),
+        (lambda top: top["categories"].append(top["categories"][0]), "categories[1].id is 3, as categories[0] has it"),
         (lambda top: top.pop("images"), "images is missing; the format needs it"),
         (lambda top: top.update(images={}), "images is an object; expected a list"),
         (lambda top: top["images"][0].pop("id"), "images[0].id is missing"),
@@ -135,16 +144,14 @@ def test_what_coco_has_no_place_for_is_said_when_it_is_written(tmp_path, note):
         note("poly", [[0, 0], [9, 0], [9, 9], [0, 9]], "four"),
         note("bbox_2d", [[0, 0], [9, 9]], "second", 1),
     )
-    two = Record(images=("/p/a.png", "/p/b.png"), annotations=objects, sizes=((9, 9), (20, 20)), summary="s")
-    inside = Record(images=("data:image/png;base64,AAAA",), annotated=False, metadata={"k": 1})
+    two = Record(images=("/p/a.png", "/p/b.png"), annotations=objects, sizes=((9, 9), (20, 20)))
+    inside = Record(images=("data:image/png;base64,AAAA",), annotated=False)
     notices = from_records([two, inside], tmp_path / "out.json")
     assert [(notice.reason, notice.where) for notice in notices] == [
-        ("summary, which COCO has no place for", "the record of /p/a.png"),
         ("that several photos are one record, which COCO has no place for", "the record of /p/a.png"),
         ("line, which COCO has no place for", "the record of /p/a.png: objects[0]"),
         ("outline that crosses itself, which has no mask", "the record of /p/a.png: objects[1]"),
         ("polygon of 4 points, which COCO cannot tell from a quad", "the record of /p/a.png: objects[2]"),
-        ("metadata, which COCO has no place for", inside.where),
         ("that nobody labelled the photo, which COCO has no place for", inside.where),
         ("photo inside its record; COCO names files", inside.where),
     ]
@@ -186,11 +193,24 @@ def boxes(draw):
 labels = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1).filter(str.strip)
 
 
-@given(st.lists(st.lists(st.builds(Annotation, boxes() | outlines(), labels), max_size=4), min_size=1, max_size=3))
-def test_boxes_and_outlines_come_back_equal(tmp_path_factory, read, photos):
+objects = st.lists(st.builds(Annotation, boxes() | outlines(), labels), max_size=4)
+
+
+@given(
+    photos=st.lists(objects, min_size=1, max_size=3),
+    summary=st.none() | labels,
+    metadata=st.dictionaries(labels, st.integers(0, 9), max_size=2),
+)
+def test_boxes_outlines_and_what_is_known_of_a_photo_come_back_equal(tmp_path_factory, read, photos, summary, metadata):
     folder = tmp_path_factory.mktemp("coco")
     records = [
-        Record(images=(str(folder / f"{index}.png"),), annotations=tuple(items), sizes=((10**4, 10**4),))
+        Record(
+            images=(str(folder / f"{index}.png"),),
+            annotations=tuple(items),
+            sizes=((10**4, 10**4),),
+            summary=summary,
+            metadata=metadata,
+        )
         for index, items in enumerate(photos)
     ]
     assert from_records(records, folder / "out.json") == []

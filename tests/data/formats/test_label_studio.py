@@ -91,13 +91,17 @@ def test_what_is_left_out_is_said_and_tasks_nobody_did_are_not_labelled(read, wr
         *done["annotations"],
         {"result": [rectangle()]},
     ]
+    done["predictions"] = [{"result": []}]
     todo = task(image="b.png")
+    todo["data"]["site"] = "A"
     todo["annotations"] = []
     path = write("export.json", [done, todo])
     (first, second), notices = read("label_studio", path)
     assert (len(first.annotations), first.annotated, second.annotated) == (1, True, False)
+    assert (first.metadata, second.metadata) == ({}, {"site": "A"})
     assert [(reason, where.removeprefix(f"{path}: [0].annotations")) for reason, where in notices] == [
         ("annotation of another annotator", "[2]"),
+        ("predictions of a model", f"{path}: [0]"),
         ("result of type brushlabels", "[1].result[1]"),
         ("shape without a label", "[1].result[2]"),
         ("shape on a photo that was turned in Label Studio", "[1].result[3]"),

@@ -70,7 +70,7 @@ def places(value, above=()):
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_any_value_in_any_place_is_read_or_refused_by_name(tmp_path_factory, name, data):
     top = {"top": copy.deepcopy(FILES[name])}

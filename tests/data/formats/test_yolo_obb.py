@@ -50,6 +50,12 @@ def test_sizes_are_those_of_the_photo_as_it_is_seen(data_set, read, photo, note)
     assert record.annotations == (note("bbox_2d", [[0, 0], [18, 36]], "plane"),)
 
 
+def test_labels_without_a_photo_are_said(data_set, read, write):
+    path = write("labels/train/gone.txt", "0 0.5 0.5 0.2 0.4\n")
+    records, notices = read("yolo_obb", data_set)
+    assert len(records) == 2 and notices == [("label file without a photo", str(path))]
+
+
 def test_classes_txt_and_images_do_without_a_yaml(write, photo, read, note):
     photo("set/images/a.png", 10, 10)
     write("set/labels/a.txt", "1 0.5 0.5 1 1\n")
