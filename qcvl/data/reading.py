@@ -1,7 +1,7 @@
 """What the readers and writers of ``qcvl.data.formats`` are, and what they share.
 
 A format is a module there. ``to_records(path, split, root)`` reads a data set as a stream of Records and Notices;
-``from_records(records, output)`` writes one and returns the Notices of what it could not write. Either may be absent.
+``write(records, output)`` writes one and returns the Notices of what it could not write. Either may be absent.
 
     path    the file or folder the user named
     split   train or val, for a data set that lists its own splits
@@ -27,11 +27,12 @@ from qcvl.data.images import image_size
 from qcvl.errors import ConfigError, DataError
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.shapes import Kind, Shape, as_points
-from qcvl.schema.records import FEWEST_DISTINCT, Record
+from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
 
 Split = Literal["train", "val"]
 Size = tuple[int, int]  # (width, height)
+FEWEST_POINTS: dict[Kind, int] = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}  # distinct ones, of a record's object
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif")
 
 
@@ -47,8 +48,8 @@ Reader = Callable[[Path, Split, Path | None], Iterator[Record | Notice]]
 Writer = Callable[[Sequence[Record], Path], list[Notice]]
 
 
-def known_formats(function: Literal["to_records", "from_records"]) -> list[str]:
-    """Names of the formats that can be read (``to_records``) or written (``from_records``)."""
+def known_formats(function: Literal["to_records", "write"]) -> list[str]:
+    """Names of the formats that can be read (``to_records``) or written (``write``)."""
     names = sorted(module.name for module in iter_modules(formats.__path__))
     return [name for name in names if hasattr(import_module(f"{formats.__name__}.{name}"), function)]
 
@@ -59,11 +60,11 @@ def find_reader(name: str) -> Reader:
 
 
 def find_writer(name: str) -> Writer:
-    """``from_records`` of a format; raises ConfigError with the known ones."""
-    return _find(name, "from_records", "to")
+    """``write`` of a format; raises ConfigError with the known ones."""
+    return _find(name, "write", "to")
 
 
-def _find(name: str, function: Literal["to_records", "from_records"], key: str) -> Any:
+def _find(name: str, function: Literal["to_records", "write"], key: str) -> Any:
     known = known_formats(function)
     if name not in known:
         also = " or the dotted path of a reader" if key == "format" else ""
@@ -148,8 +149,8 @@ def annotation(
     """One object of a photo of ``size`` as the record contract has it, or the notice of why it can be none."""
     if kind == "bbox_2d" and not all(low < high for low, high in zip(*points, strict=True)):
         return Notice("box without area", entry.where)
-    if len({(x, y) for x, y in points}) < FEWEST_DISTINCT[kind]:
-        return Notice(f"{kind} of fewer than {FEWEST_DISTINCT[kind]} distinct points", entry.where)
+    if len({(x, y) for x, y in points}) < FEWEST_POINTS[kind]:
+        return Notice(f"{kind} of fewer than {FEWEST_POINTS[kind]} distinct points", entry.where)
     shape = Shape(kind, as_points(points))
     if size and not all(0 <= x <= size[0] and 0 <= y <= size[1] for x, y in points) and not clip_shape(shape, *size):
         return Notice("object wholly outside its photo", entry.where)

@@ -25,7 +25,7 @@ from qcvl.schema.types import Annotation, ImageValue
 
 RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata")
 T = TypeVar("T")
-FEWEST_DISTINCT = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}
+_FEWEST_DISTINCT = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +245,7 @@ def _annotation(
             raise unknown_key(key, OBJECT_KEYS, where)
     shape = read_shape(item, where)
     field_name = f"{where}.{shape.kind}"
-    distinct, fewest = len({(x, y) for x, y in shape.points.tolist()}), FEWEST_DISTINCT[shape.kind]
+    distinct, fewest = len({(x, y) for x, y in shape.points.tolist()}), _FEWEST_DISTINCT[shape.kind]
     if distinct < fewest:
         raise RecordError(f"has only {distinct} distinct points; expected at least {fewest}", field=field_name)
     if "desc" not in item:

@@ -102,7 +102,7 @@ def test_records_are_located_by_their_own_file_or_by_a_root(tmp_path):
 
 
 def test_formats_are_the_modules_that_read_or_write():
-    assert {"coco", "labelme", "jsonl"} <= set(known_formats("from_records"))
+    assert {"coco", "labelme", "jsonl"} <= set(known_formats("write"))
     assert {"coco", "cvat", "culane", "deeppcb", "dota", "icdar", "jsonl", "label_studio", "labelme", "older"} <= set(
         known_formats("to_records")
     )

@@ -100,7 +100,7 @@ def _no_polygon(parts: Entry) -> str | None:
     return "polygon of fewer than 3 points" if isinstance(parts[0].value, list) and len(parts[0].value) < 6 else None
 
 
-def from_records(records: Sequence[Record], output: Path) -> list[Notice]:
+def write(records: Sequence[Record], output: Path) -> list[Notice]:
     """Write a COCO file; returns notices of lines, crossing outlines and what else COCO has no place for."""
     top: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
     ids: dict[str, int] = defaultdict(lambda: len(ids) + 1)

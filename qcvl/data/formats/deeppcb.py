@@ -117,7 +117,7 @@ def _write_lists(root: Path, folder: Path, held_back: int) -> None:
     for index, record in enumerate(official["train"]):
         parts["dev" if index in chosen else "train"].append(record)
     for name, records in parts.items():
-        jsonl.from_records(records, folder / f"{name}.jsonl")
+        jsonl.write(records, folder / f"{name}.jsonl")
 
 
 def _read_defects(path: Path) -> Iterator[Annotation]:

@@ -14,7 +14,7 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
         yield located(record, root)
 
 
-def from_records(records: Sequence[Record], output: Path) -> list[Notice]:
+def write(records: Sequence[Record], output: Path) -> list[Notice]:
     """Write one line a record; there is nothing a line cannot hold."""
     written = (
         replace(record, images=tuple(file_name(image, output.parent) for image in record.images)) for record in records

@@ -84,7 +84,7 @@ def _additions(shape: Entry) -> Iterator[str]:
         yield from (str(flag) for flag, is_set in flags.mapping().items() if is_set)
 
 
-def from_records(records: Sequence[Record], output: Path) -> list[Notice]:
+def write(records: Sequence[Record], output: Path) -> list[Notice]:
     """Write a folder with one file a photo, named after it; summary and metadata are keys LabelMe keeps as they are."""
     output.mkdir()
     notices: list[Notice] = []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcvl.data.formats.coco import from_records
+from qcvl.data.formats.coco import write as write_coco
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.records import Record
@@ -146,7 +146,7 @@ def test_what_coco_has_no_place_for_is_said_when_it_is_written(tmp_path, note):
     )
     two = Record(images=("/p/a.png", "/p/b.png"), annotations=objects, sizes=((9, 9), (20, 20)))
     inside = Record(images=("data:image/png;base64,AAAA",), annotated=False)
-    notices = from_records([two, inside], tmp_path / "out.json")
+    notices = write_coco([two, inside], tmp_path / "out.json")
     assert [(notice.reason, notice.where) for notice in notices] == [
         ("that several photos are one record, which COCO has no place for", "the record of /p/a.png"),
         ("line, which COCO has no place for", "the record of /p/a.png: objects[0]"),
@@ -163,11 +163,11 @@ def test_what_coco_has_no_place_for_is_said_when_it_is_written(tmp_path, note):
 
 def test_photos_of_unknown_size_are_measured_when_they_are_written(tmp_path, photo):
     file = photo("photos/a.png", 31, 17)
-    from_records([Record(images=(str(file),))], tmp_path / "out.json")
+    write_coco([Record(images=(str(file),))], tmp_path / "out.json")
     (image,) = json.loads((tmp_path / "out.json").read_text())["images"]
     assert (image["width"], image["height"], image["file_name"]) == (31, 17, "photos/a.png")
     with pytest.raises(DataError, match=r"the record of nowhere\.png: image \(nowhere\.png\) not found"):
-        from_records([Record(images=("nowhere.png",))], tmp_path / "other.json")
+        write_coco([Record(images=("nowhere.png",))], tmp_path / "other.json")
 
 
 decimals = st.integers(0, 9_000_000).map(lambda value: value / 1000)  # three digits behind the point
@@ -213,7 +213,7 @@ def test_boxes_outlines_and_what_is_known_of_a_photo_come_back_equal(tmp_path_fa
         )
         for index, items in enumerate(photos)
     ]
-    assert from_records(records, folder / "out.json") == []
+    assert write_coco(records, folder / "out.json") == []
     again, notices = read("coco", folder / "out.json")
     assert again == records
     assert {reason for reason, _ in notices} == {"photo not found (root=FOLDER names another folder)"}
@@ -223,7 +223,7 @@ def test_the_evaluation_tool_loads_what_is_written_and_counts_the_same_pixels(tm
     faster_coco_eval = pytest.importorskip("faster_coco_eval")
     poly, box = note("poly", [[0, 0], [60, 0], [60, 30], [30, 30], [30, 60], [0, 60]], "L"), [[10, 20], [40, 25]]
     record = Record(images=("/p/a.png",), annotations=(poly, note("bbox_2d", box, "screw")), sizes=((100, 80),))
-    from_records([record], tmp_path / "out.json")
+    write_coco([record], tmp_path / "out.json")
     loaded = faster_coco_eval.COCO(str(tmp_path / "out.json"))
     first, second = loaded.loadAnns(loaded.getAnnIds())
     assert loaded.loadCats([first["category_id"]])[0]["name"] == "L"

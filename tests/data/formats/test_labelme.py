@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from qcvl.data.formats.labelme import from_records
+from qcvl.data.formats.labelme import write as write_labelme
 from qcvl.data.images import load_image
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
@@ -158,7 +158,7 @@ def test_what_labelme_holds_comes_back_equal(tmp_path_factory, read, photos, sum
         )
         for index, items in enumerate(photos)
     ]
-    assert from_records(records, folder / "out") == []
+    assert write_labelme(records, folder / "out") == []
     assert read("labelme", folder / "out", root=folder)[0] == records
 
 
@@ -166,7 +166,7 @@ def test_what_labelme_cannot_hold_is_said_and_equal_names_do_not_meet(tmp_path, 
     four = note("poly", [[0, 0], [9, 0], [9, 9], [0, 9]], "four", 1)
     two = Record(images=("/p/a.png", "/q/a.png"), annotations=(four,), sizes=((9, 9), (20, 20)), annotated=True)
     bare = Record(images=("/r/b.png",), sizes=((9, 9),), annotated=False)
-    notices = from_records([two, bare], tmp_path / "out")
+    notices = write_labelme([two, bare], tmp_path / "out")
     assert [(notice.reason, notice.where) for notice in notices] == [
         ("that several photos are one record", two.where),
         ("polygon of 4 points, which LabelMe cannot tell from a quad", f"{two.where}: objects[0]"),
@@ -181,6 +181,6 @@ def test_a_photo_inside_its_record_is_written_as_image_data_and_comes_back(tmp_p
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(buffer, "png")
     record = Record(images=(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",))
-    assert from_records([record], tmp_path / "out") == []
+    assert write_labelme([record], tmp_path / "out") == []
     (again,), _ = read("labelme", tmp_path / "out")
     assert again.images == record.images and again.sizes == ((7, 5),)
