@@ -108,7 +108,8 @@ class Photos:
     def find(self, name: str, entry: Entry) -> Path:
         """The absolute path of a photo; that of its whole name below ``base`` where no file is found."""
         base = Path(os.path.abspath(self.base))
-        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        name = name.replace("\\", "/")
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
         if not parts:
             raise entry.error(f"is {name!r}; expected the name of a photo")
         whole = Path(os.path.normpath(name))
@@ -117,7 +118,7 @@ class Photos:
         tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
         path = next((tail for tail in (whole, *tails) if os.path.isfile(tail)), whole)
         other = self._names.setdefault(path, name)
-        if other != name:
+        if os.path.normpath(other) != os.path.normpath(name):
             raise entry.error(f"is {name!r} and leads to {path}, as {other!r} does; name the folder above both as root")
         return path
 
