@@ -1,8 +1,9 @@
-"""``python -m qcvl.convert``: another tool's data set as one JSONL file of records."""
+"""``python -m qcvl.convert``: a data set of one format in another, by default as one JSONL file of records."""
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from pkgutil import iter_modules
 
 from omegaconf import DictConfig
 
@@ -10,17 +11,15 @@ from qcvl import config
 from qcvl.composition.recipes import writing as recipes
 from qcvl.composition.roots import Convert
 from qcvl.composition.targets import locate, refusal
-from qcvl.data import formats
+from qcvl.data.reading import Notice, Reader, Writer, find_reader, find_writer, summarize, told_apart
 from qcvl.errors import ConfigError, DataError
 from qcvl.schema.records import Record
 
-Reader = Callable[[Path, str, Path], Iterator[Record]]  # (input, split, the JSONL file's folder) to records
-
 
 def convert(cfg: DictConfig) -> Path:
-    """Write ``output`` and print what it holds; returns its path.
+    """Write ``output`` and print what it holds and what was left out; returns its path.
 
-    Another trainer's YAML or command becomes an experiment (``format=ms_swift_config``), a data set one JSONL file.
+    Another trainer's YAML or command (``format=ms_swift_config``) becomes an experiment.
 
     Raises:
         ConfigError: for an unknown format, or an ``output`` that exists or is no place for an experiment.
@@ -32,17 +31,20 @@ def convert(cfg: DictConfig) -> Path:
         raise ConfigError(f"output: {output} exists and is left as it is; name another file or remove it")
     if settings.format in recipes.NAMES:
         return convert_settings(Path(settings.input), output)
-    read = reader(settings)
-    records = list(read(Path(settings.input), settings.split, output.parent))
+    read, write = reader(settings), find_writer(settings.to)
+    root = Path(settings.root) if settings.root else None
+    records, notices = told_apart(read(Path(settings.input), settings.split, root))
     if not records:
-        raise DataError(f"{settings.input}: no records in split={settings.split}; give another folder or split")
-    write_records(output, records)
+        found = "".join(f"; {line}" for line in summarize(notices))
+        raise DataError(f"{settings.input}: no records in split={settings.split}{found}; give another folder or split")
+    notices += write_whole(write, records, output)
     from rich.console import Console
 
     objects = sum(len(record.annotations) for record in records)
     for line in (
         f"{len(records):,} records with {objects:,} objects: {output}",
-        f"next python -m qcvl.check data.{settings.split}={output.resolve()} decode=true",
+        *(f"note {line}" for line in summarize(notices)),
+        f"next python -m qcvl.check {_overrides(settings, records, output)} decode=true",
     ):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     return output
@@ -69,22 +71,35 @@ def reader(settings: Convert) -> Reader:
     Raises:
         ConfigError: for a name no module has (the names are listed), or a path that may not be imported.
     """
-    known = sorted(module.name for module in iter_modules(formats.__path__))
-    name = settings.format
-    if "." not in name and name not in known:
-        raise ConfigError(f"format: {name} is unknown; expected {', '.join(known)} or the dotted path of a reader")
-    target = name if "." in name else f"{formats.__name__}.{name}.to_records"
-    if why := refusal(target, settings.trusted_targets):
+    if "." not in settings.format:
+        return find_reader(settings.format)
+    if why := refusal(settings.format, settings.trusted_targets):
         raise ConfigError(f"format: {why}")
-    return locate(target, settings.trusted_targets)
+    return locate(settings.format, settings.trusted_targets)
 
 
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write a JSONL file, which appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
-    draft.rename(path)
+def write_whole(write: Writer, records: Sequence[Record], output: Path) -> list[Notice]:
+    """Let ``write`` make a file or folder, which appears whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = output.with_name(f".{output.name}.draft")
+    if draft.is_dir():  # of a conversion that was interrupted
+        shutil.rmtree(draft)
+    notices = write(records, draft)
+    draft.rename(output)
+    return notices
+
+
+def _overrides(settings: Convert, records: Sequence[Record], output: Path) -> str:
+    """What has to be said so that the next command reads ``output``."""
+    given = [f"data.{settings.split}={output.resolve()}"]
+    if settings.to != "jsonl":
+        given.append(f"data.format={settings.to}")
+        images = (str(image) for record in records for image in record.images)
+        folders = {os.path.dirname(image) for image in images if os.path.isabs(image)}
+        base = (output if output.is_dir() else output.parent).resolve()
+        if folders and not all(Path(folder).is_relative_to(base) for folder in folders):
+            given.append(f"data.root={os.path.commonpath(folders)}")
+    return " ".join(given)
 
 
 def main() -> None:

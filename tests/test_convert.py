@@ -1,3 +1,5 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -60,15 +62,17 @@ def test_a_conversion_that_fails_leaves_no_file(boards, tmp_path):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match="format: deepcb is unknown; expected deeppcb or the dotted path of a reader"):
+    with pytest.raises(ConfigError, match="format: deepcb is unknown; expected .* deeppcb, .* dotted path of a reader"):
         run(tmp_path, "format=deepcb", "input=x")
+    with pytest.raises(ConfigError, match="to: dota is unknown; expected coco, jsonl, labelme"):
+        run(tmp_path, "format=deeppcb", "input=x", "to=dota")
 
 
 def test_a_reader_from_outside_works_by_its_path_once_its_package_is_trusted(tmp_path, monkeypatch):
     (tmp_path / "my_formats.py").write_text(
         "from qcvl.schema.records import Record\n"
-        "def read(root, split, folder):\n"
-        "    yield Record(images=(f'{root.name}_{split}.png',), summary='mine')\n"
+        "def read(path, split, root):\n"
+        "    yield Record(images=(f'{path.name}_{split}.png',), summary='mine')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     given = ("format=my_formats.read", "input=/data/set")
@@ -76,3 +80,63 @@ def test_a_reader_from_outside_works_by_its_path_once_its_package_is_trusted(tmp
         run(tmp_path, *given)
     (record,) = read_records(run(tmp_path, *given, "trusted_targets=[my_formats]", "split=val"))
     assert (record.images, record.summary) == (("set_val.png",), "mine")
+
+
+def test_jsonl_becomes_coco_and_comes_back_with_what_was_dropped_printed(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in/a.png"), np.zeros((50, 100), np.uint8))
+    kept = [{"bbox_2d": [1, 2, 3.5, 4], "desc": "螺丝"}, {"quad": [0, 0, 9, 0, 9, 9, 0, 9], "desc": "plate"}]
+    line = {"line_points": 2, "line": [0, 0, 9, 9], "desc": "cable"}
+    bow_tie = {"quad": [0, 0, 9, 9, 9, 0, 0, 9], "desc": "plate"}
+    record = {"images": ["a.png"], "width": 100, "height": 50, "objects": [*kept, line, bow_tie], "summary": "one"}
+    (tmp_path / "in/all.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    coco = run(tmp_path, "format=jsonl", "to=coco", f"input={tmp_path}/in/all.jsonl", f"output={tmp_path}/coco.json")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:3] == [
+        f"1 records with 4 objects: {coco}",
+        f"note 1 x line, which COCO has no place for, first {tmp_path}/in/all.jsonl:1: objects[2]",
+        f"note 1 x outline that crosses itself, which has no mask, first {tmp_path}/in/all.jsonl:1: objects[3]",
+    ]
+    assert printed[3] == f"next python -m qcvl.check data.train={coco} data.format=coco decode=true"
+    back = run(tmp_path, "format=coco", f"input={coco}", f"output={tmp_path}/back.jsonl")
+    assert json.loads(back.read_text()) == {
+        "images": ["in/a.png"],
+        "width": 100,
+        "height": 50,
+        "summary": "one",
+        "objects": kept,
+    }
+
+
+def test_labelme_files_are_a_folder_that_replaces_an_interrupted_draft(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in/a.png"), np.zeros((50, 100), np.uint8))
+    line = {"images": ["a.png"], "width": 100, "height": 50, "objects": [{"line": [0, 0, 9, 9], "desc": "cable"}]}
+    (tmp_path / "in/all.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / ".labels.draft").mkdir()
+    (tmp_path / ".labels.draft/left.json").touch()
+    given = ("format=jsonl", "to=labelme", f"input={tmp_path}/in/all.jsonl", f"output={tmp_path}/labels")
+    folder = run(tmp_path, *given)
+    assert [file.name for file in tmp_path.iterdir() if file.name.endswith(".draft")] == []
+    assert [file.name for file in folder.iterdir()] == ["a.json"]
+    (printed,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("next")]
+    assert printed.endswith(f"data.train={folder} data.format=labelme data.root={tmp_path}/in decode=true")
+    back = run(tmp_path, "format=labelme", f"input={folder}", f"root={tmp_path}/in", f"output={tmp_path}/back.jsonl")
+    assert json.loads(back.read_text())["images"] == ["in/a.png"]
+    assert read_records(back)[0].annotations == read_records(tmp_path / "in/all.jsonl")[0].annotations
+
+
+def test_records_are_moved_to_another_folder_of_photos(tmp_path):
+    (tmp_path / "all.jsonl").write_text('{"images": ["x/a.png"], "objects": []}\n')
+    given = ("format=jsonl", f"input={tmp_path}/all.jsonl")
+    plain = run(tmp_path, *given, f"output={tmp_path}/deep/plain.jsonl")
+    moved = run(tmp_path, *given, f"output={tmp_path}/deep/moved.jsonl", f"root={tmp_path}/deep/photos")
+    assert read_records(plain)[0].images == (f"{tmp_path}/x/a.png",)
+    assert read_records(moved)[0].images == ("photos/x/a.png",)
+
+
+def test_a_reader_that_keeps_nothing_says_why(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/P.txt").touch()
+    with pytest.raises(DataError, match="no records in split=train; 1 x label file without objects and without photo"):
+        run(tmp_path, "format=dota", f"input={tmp_path}/in")

@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qcvl.data.datamodule import VLDataModule
-from qcvl.data.settings import JsonlSource
+from qcvl.data.reading import PHOTO_SUFFIXES
+from qcvl.data.settings import FormatSource, JsonlSource
 
 PACKAGES = ("qcvl", "torch", "lightning", "transformers", "peft", "hydra-core", "albumentations", "numpy", "pillow")
 
@@ -19,7 +20,7 @@ def write_environment(folder: Path, datamodule: VLDataModule) -> None:
         f"{split}/{name}": _sha256(Path(source.path))
         for split in ("train", "val")
         for name, source in datamodule.data.sources(split).items()
-        if isinstance(source, JsonlSource)
+        if isinstance(source, JsonlSource | FormatSource)
     }
     environment = {"python": platform.python_version(), "packages": _versions(), "git_commit": _commit(), "data": data}
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,5 +46,12 @@ def _commit() -> str | None:
 
 
 def _sha256(path: Path) -> str:
+    """The hash of a file; of a folder, that of the names and hashes of its files but for photos."""
+    if path.is_dir():
+        files = [
+            file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() not in PHOTO_SUFFIXES
+        ]
+        listed = "".join(f"{file.relative_to(path).as_posix()} {_sha256(file)}\n" for file in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -138,12 +138,17 @@ class Visualize(Root):
 
 @settings
 class Convert(Root):
-    """``python -m qcvl.convert``: rewrites another tool's data set at ``input`` as the JSONL file ``output``."""
+    """``python -m qcvl.convert``: rewrites the data set ``input`` of one ``format`` as ``output`` in the format ``to``.
+
+    ``root`` is the folder of its photos; None: where the format itself says they are.
+    """
 
     format: str
+    to: str
     input: str
     output: str
     split: Literal["train", "val"]
+    root: str | None
 
 
 @settings

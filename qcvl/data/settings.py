@@ -2,18 +2,32 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from qcvl.augment.crop import SampleCrop
 from qcvl.errors import DataError
+from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record, read_records
 from qcvl.schema.settings import settings
 from qcvl.schema.types import Pairing
 
+
+def _known_format(name: str) -> str:
+    from qcvl.data.reading import known_formats
+
+    known = known_formats("to_records")
+    if name not in known:
+        raise ValueError(f"should be one of {', '.join(known)}; a reader of your own is a source with a _target_")
+    return name
+
+
+Format = Annotated[str, AfterValidator(_known_format)]
 Sampling = Literal["dense", "summary", "mixed"]
+FOREIGN_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".txt")
+logger = get_logger(__name__)
 
 
 @runtime_checkable
@@ -68,6 +82,34 @@ class JsonlSource:
 
 
 @settings
+class FormatSource:
+    """A data set of another tool read in place: ``format`` names a module of ``qcvl.data.formats``.
+
+    ``split`` chooses among a data set's own lists. ``root`` is the folder of its photos; None: where the format itself
+    says they are.
+    """
+
+    format: Format
+    path: str
+    split: Literal["train", "val"]
+    root: str | None
+    repeat: float = Field(gt=0)
+    task: Literal["dense", "summary"] | None
+    prompts: Prompts | None
+    complete: ClassVar[bool] = False
+
+    def open(self) -> Sequence[Record]:
+        """Read all records; what was left out is logged by reason, with its first place."""
+        from qcvl.data.reading import find_reader, summarize, told_apart
+
+        root = Path(self.root) if self.root else None
+        records, notices = told_apart(find_reader(self.format)(Path(self.path), self.split, root))
+        for line in summarize(notices):
+            logger.warning("%s: %s", self.path, line)
+        return records
+
+
+@settings
 class SceneSource:
     """Synthetic scenes drawn on demand: record ``i`` is a pure function of ``(seed, i)``, nothing touches the disk."""
 
@@ -87,14 +129,16 @@ class SceneSource:
         return SceneRecords(length=self.count, seed=self.seed, domain=self.domain, language=self.language)
 
 
-Sources = str | dict[str, str | JsonlSource | SceneSource | Source]
+Sources = str | dict[str, str | JsonlSource | FormatSource | SceneSource | Source]
 
 
 @settings
 class Data:
     """Everything the datamodule needs to know about records and batches.
 
-    ``train`` and ``val`` are a path, ``{name: path or source}``, or null for nothing. ``sampling=mixed`` makes a sample
+    ``train`` and ``val`` are a path, ``{name: path or source}``, or null for nothing. A path is a JSONL file unless
+    ``format`` names another format of ``qcvl.data.formats``; ``root`` is then the folder of the photos, null where the
+    file says itself where they are. ``sampling=mixed`` makes a sample
     dense with probability ``dense_share`` and a summary otherwise. ``val_generate`` is how many validation records are
     answered by generation when the model is scored during training (0: none; null: all).
 
@@ -106,6 +150,8 @@ class Data:
 
     train: Sources | None
     val: Sources | None
+    format: Format | None
+    root: str | None
     sampling: Sampling
     dense_share: float = Field(ge=0, le=1)
     batch_size: int = Field(gt=0)
@@ -125,7 +171,22 @@ class Data:
         """The sources of one split by name; a bare path is the source ``val`` (or ``train``) shown once an epoch."""
         given = getattr(self, split)
         named = {split: given} if isinstance(given, str) else given or {}
-        return {name: _as_source(source) for name, source in named.items()}
+        return {name: self._as_source(source, split) for name, source in named.items()}
+
+    def _as_source(self, source: str | Source, split: Literal["train", "val"]) -> Source:
+        if not isinstance(source, str):
+            return source
+        once: dict[str, Any] = {"path": source, "repeat": 1, "task": None, "prompts": None}
+        if self.format is None and (Path(source).is_dir() or source.endswith(FOREIGN_SUFFIXES)):
+            raise DataError(f"{source} is no JSONL file; say what it is: data.format=coco (or labelme, cvat, …)")
+        root = self.photo_root()
+        if self.format is None and root is None:
+            return JsonlSource(**once)
+        return FormatSource(format=self.format or "jsonl", split=split, root=root, **once)
+
+    def photo_root(self) -> str | None:
+        """The folder of the photos that plain paths name; None: where their files say."""
+        return self.root
 
 
 @settings
@@ -159,6 +220,5 @@ class DeepPCBData(Data):
 
         write_lists(Path(self.root), Path(self.folder), self.held_back)
 
-
-def _as_source(source: str | Source) -> Source:
-    return JsonlSource(path=source, repeat=1, task=None, prompts=None) if isinstance(source, str) else source
+    def photo_root(self) -> None:
+        """``root`` is that of the lists made here; other files say themselves where their photos are."""

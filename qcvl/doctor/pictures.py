@@ -1,5 +1,7 @@
 """Records drawn on their photos. Imports no torch."""
 
+from pathlib import Path
+
 import numpy as np
 
 from qcvl.data.samples import load_photo
@@ -30,7 +32,7 @@ def _draw_photo(record: Record, index: int, typeface: Typeface) -> np.ndarray:
     notes = [note for note in record.annotations if note.image == index]
     picture = draw_annotations(image, notes, scale=scale, typeface=typeface)
     size = int(np.clip(round(picture.shape[1] * TEXT_SHARE), *TEXT_PX))
-    place = f"{record.path.name}:{record.line}" if record.path else record.where
+    place = Path(record.where).name if record.path else record.where
     number = f"photo {index + 1} of {len(record.images)}, " if len(record.images) > 1 else ""
     count = f"{len(notes)} object{'' if len(notes) == 1 else 's'}"
     heading = [TextLine(place, remark=f"{number}{width}x{height}, {count}", bold=True)]

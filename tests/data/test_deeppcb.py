@@ -74,14 +74,21 @@ def test_a_missing_photo_list_or_folder_is_named(root, tmp_path):
         list(read_pairs(tmp_path / "elsewhere", "val"))
 
 
-def test_a_whole_photo_is_a_record_with_a_path_that_is_relative_where_the_photo_lies_below_the_file(root, tmp_path):
-    (record,) = to_records(root, "val", tmp_path)
-    assert record.images == tuple(f"deeppcb/PCBData/group9/9/0002_{kind}.jpg" for kind in ("test", "temp"))
+def test_a_whole_photo_is_a_record_with_its_template_board_and_summary(root):
+    (record,) = to_records(root, "val", None)
+    assert record.images == tuple(f"{root}/PCBData/group9/9/0002_{kind}.jpg" for kind in ("test", "temp"))
     assert (record.sizes, record.summary) == (((SIDE, SIDE),) * 2, "short x1")
     assert record.metadata == {"board": "9"}
     assert record.annotations == (defect(60, 80, 100, 110, "short"),)
-    (record,) = to_records(root, "val", tmp_path / "other")
-    assert record.images[0] == str(root / "PCBData/group9/9/0002_test.jpg")
+
+
+def test_the_photos_may_lie_below_another_folder_than_the_lists(root, tmp_path):
+    photos = tmp_path / "moved" / "PCBData" / "group9"
+    photos.mkdir(parents=True)
+    (root / "PCBData/group9/9").rename(photos / "9")
+    (record,) = to_records(root, "val", tmp_path / "moved")
+    assert record.images[0] == str(photos / "9/0002_test.jpg")
+    assert record.annotations == (defect(60, 80, 100, 110, "short"),)
 
 
 def test_a_summary_counts_classes_in_a_fixed_order():
@@ -140,8 +147,8 @@ def labels_of(pair):
 
 
 @real
-def test_real_defects_lie_inside_their_photos_and_show_in_the_difference(tmp_path):
-    for record in islice(to_records(REAL, "val", tmp_path), 10):
+def test_real_defects_lie_inside_their_photos_and_show_in_the_difference():
+    for record in islice(to_records(REAL, "val", None), 10):
         (pixels,) = build_sample(record, "dense", "fused").images
         assert pixels.shape == (640, 640, 3)
         for note in record.annotations:

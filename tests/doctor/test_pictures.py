@@ -40,3 +40,11 @@ def test_a_photo_that_is_gone_is_named_with_file_and_line(record):
     (record.path.parent / "b.png").unlink()
     with pytest.raises(DataError, match=r"x\.jsonl:3: images\[1\] .*b\.png\) not found"):
         draw_record(record)
+
+
+def test_a_record_that_is_a_file_of_its_own_is_named_by_the_file_alone(record):
+    files = (record.path.with_name("x.jsonl"), record.path.with_name("x.jsonl:3"))
+    by_line, by_file = (
+        Record(images=("a.png",), path=path, line=line) for path, line in zip(files, (3, None), strict=True)
+    )
+    np.testing.assert_array_equal(draw_record(by_line)[0], draw_record(by_file)[0])

@@ -9,6 +9,8 @@ from qcvl.data.settings import Data
 from qcvl.doctor.report import REPORT, make_report, report_tables, write_report
 
 COMMON = {
+    "format": None,
+    "root": None,
     "sampling": "dense",
     "dense_share": 0.5,
     "batch_size": 1,

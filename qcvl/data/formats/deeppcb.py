@@ -1,27 +1,29 @@
 """DeepPCB (github.com/tangsanli5201/DeepPCB): photos of printed circuit boards, each with a defect-free template.
 
 Its layout as found: ``PCBData/trainval.txt`` and ``test.txt`` have lines ``G/S/ID.jpg G/S_not/ID.txt`` (the README says
-commas), but the photos are ``G/S/ID_test.jpg`` and ``G/S/ID_temp.jpg``; a label file has lines ``x1 y1 x2 y2 class``.
-Most JPEGs are grey, some RGB, and a pair may mix them. The data are for research use.
+commas), but the photos are ``G/S/ID_test.jpg`` and ``G/S/ID_temp.jpg``; a label file has lines ``x1 y1 x2 y2 class``
+in pixels from the photo's top left edge. Most JPEGs are grey, some RGB, and a pair may mix them. The data are for
+research use.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from qcvl.data.formats import jsonl
 from qcvl.data.images import image_size
 from qcvl.data.prepared import prepare_folder
+from qcvl.data.reading import Split
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
 
-Split = Literal["train", "val"]
 LISTS: dict[Split, str] = {"train": "trainval.txt", "val": "test.txt"}
 CLASSES = {"1": "open", "2": "short", "3": "mousebite", "4": "spur", "5": "copper", "6": "pin-hole"}  # of its README
 NO_DEFECTS = "no defects"
@@ -45,13 +47,15 @@ class Pair:
         return self.photo.stem.removesuffix("_test")
 
 
-def read_pairs(root: Path, split: Split) -> Iterator[Pair]:
-    """The pairs of the official list of one split, in its order; ``root`` is the folder that holds ``PCBData``.
+def read_pairs(path: Path, split: Split, root: Path | None = None) -> Iterator[Pair]:
+    """The pairs of the official list of one split, in its order; ``path`` is the folder that holds ``PCBData``.
+
+    The photos lie in the like folder below ``root`` where one is given.
 
     Raises:
         DataError: for a missing list, photo or label file, or a line that cannot be read (named).
     """
-    listing = root / "PCBData" / LISTS[split]
+    listing = path / "PCBData" / LISTS[split]
     if not listing.is_file():
         raise DataError(f"{listing} not found; expected the DeepPCB repository's folder, which holds PCBData/")
     for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
@@ -60,7 +64,7 @@ def read_pairs(root: Path, split: Split) -> Iterator[Pair]:
             continue
         if len(files) != 2:
             raise RecordError(f"has {len(files)} fields; expected a photo and a label file", path=listing, line=number)
-        image, labels = (listing.parent / file for file in files)
+        image, labels = (root or path) / "PCBData" / files[0], path / "PCBData" / files[1]
         photo, template = (image.with_name(f"{image.stem}_{kind}.jpg") for kind in ("test", "temp"))
         for file in (photo, template, labels):
             if not file.is_file():
@@ -68,15 +72,12 @@ def read_pairs(root: Path, split: Split) -> Iterator[Pair]:
         yield Pair(photo, template, tuple(_read_defects(labels)), board=image.parent.name)
 
 
-def to_records(root: Path, split: Split, folder: Path) -> Iterator[Record]:
-    """Pairs as records of two images, photo and template, for a JSONL file in ``folder``.
-
-    Images below the folder get relative paths, others absolute ones; ``metadata`` names the board.
-    """
-    for pair in read_pairs(root, split):
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+    """Pairs as records of two images, photo and template; ``metadata`` names the board."""
+    for pair in read_pairs(path, split, root):
         files = (pair.photo, pair.template)
         yield Record(
-            images=tuple(_written(file, folder) for file in files),
+            images=tuple(os.path.abspath(file) for file in files),
             annotations=pair.defects,
             sizes=tuple(image_size(file) for file in files),
             summary=summarize(pair.defects),
@@ -104,7 +105,7 @@ def write_lists(root: Path, folder: Path, held_back: int) -> Path:
 
 
 def _write_lists(root: Path, folder: Path, held_back: int) -> None:
-    official = {split: list(to_records(root, split, folder)) for split in LISTS}
+    official = {split: list(to_records(root, split, None)) for split in LISTS}
     for split, records in official.items():
         listing = root / "PCBData" / LISTS[split]
         if not records:
@@ -116,8 +117,7 @@ def _write_lists(root: Path, folder: Path, held_back: int) -> None:
     for index, record in enumerate(official["train"]):
         parts["dev" if index in chosen else "train"].append(record)
     for name, records in parts.items():
-        text = "".join(record.to_json() + "\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        jsonl.write(records, folder / f"{name}.jsonl")
 
 
 def _read_defects(path: Path) -> Iterator[Annotation]:
@@ -136,9 +136,3 @@ def _read_defects(path: Path) -> Iterator[Annotation]:
 def _fields(line: str) -> list[str]:
     """The entries of a line, separated by blanks or commas."""
     return [field for field in re.split(r"[,\s]+", line) if field]
-
-
-def _written(path: Path, folder: Path) -> str:
-    """``path`` as a JSONL file in ``folder`` names it: relative when it lies below, else absolute."""
-    path, folder = path.resolve(), folder.resolve()
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

@@ -1,0 +1,23 @@
+"""Our own JSONL (see ``qcvl.schema.records``): read to find the photos elsewhere or to write another format."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from qcvl.data.reading import Notice, Split, file_name, located
+from qcvl.schema.records import Record, read_records
+
+
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+    """The lines of a file; relative names of photos are below ``root``, else below the file's own folder."""
+    for record in read_records(path):
+        yield located(record, root)
+
+
+def write(records: Sequence[Record], output: Path) -> list[Notice]:
+    """Write one line a record; there is nothing a line cannot hold."""
+    written = (
+        replace(record, images=tuple(file_name(image, output.parent) for image in record.images)) for record in records
+    )
+    output.write_text("".join(record.to_json() + "\n" for record in written), encoding="utf-8")
+    return []
