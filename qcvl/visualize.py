@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +82,10 @@ def draw_pictures(
     """Write the pictures of all records by source, and a sheet: ``columns`` a row, each ``share`` thumbnails wide."""
     from qcvl.viz.sheet import THUMBNAIL_PX, contact_sheet, save_png
 
-    pictures = {}
+    pictures, shown = {}, count()
     for source, records in sources.items():
         for index, record in enumerate(records):
-            drawn = draw(record, index)
+            drawn = draw(record, next(shown))
             for number, picture in enumerate(drawn):
                 pictures[f"{source}-{index:04d}{f'-{number}' if len(drawn) > 1 else ''}"] = picture
     paths = [save_png(folder / "pictures" / f"{name}.png", picture) for name, picture in pictures.items()]

@@ -1,4 +1,4 @@
-"""Ops that change colours and move nothing, through albumentations, seeded anew for every photo."""
+"""Ops that change colours and move nothing, nearly all through albumentations, seeded anew for every photo."""
 
 import os
 from functools import partial
@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import numpy as np
+from PIL import Image, ImageOps
 from pydantic import AfterValidator, Field
 
 from qcvl.augment.actions import NOT_DRAWN, Probability, Recolor, Skip
@@ -132,19 +133,24 @@ class Clahe:
 
 @settings
 class AutoContrast:
-    """Each channel stretched to the full scale, with probability ``p``.
+    """Lightness stretched to the full scale, with probability ``p``, all channels alike: grey stays grey.
 
-    The darkest and brightest ``cutoff_percent`` of its pixels are left out of account.
+    The darkest and brightest ``cutoff_percent`` of the pixels are left out of account.
     """
 
     p: Probability
     cutoff_percent: Annotated[float, Field(ge=0, lt=50)]
 
     def draw(self, view: View, rng: np.random.Generator) -> Recolor | Skip:
-        """Albumentations' AutoContrast, which draws nothing."""
+        """Pillow's autocontrast; albumentations' stretches each channel by itself, which tints a photo."""
         if rng.random() >= self.p:
             return Skip(NOT_DRAWN)
-        return _recolor(rng, "AutoContrast", cutoff=self.cutoff_percent, method="pil")
+        return Recolor(partial(_stretched, cutoff_percent=self.cutoff_percent))
+
+
+def _stretched(image: np.ndarray, *, cutoff_percent: float) -> np.ndarray:
+    stretched = ImageOps.autocontrast(Image.fromarray(image), cutoff=cutoff_percent, preserve_tone=True)
+    return np.asarray(stretched)
 
 
 @settings
@@ -210,4 +216,10 @@ class Jpeg:
         """Albumentations' ImageCompression with a seed drawn here."""
         if rng.random() >= self.p:
             return Skip(NOT_DRAWN)
-        return _recolor(rng, "ImageCompression", compression_type="jpeg", quality_range=self.quality_percent)
+        stored = _recolor(rng, "ImageCompression", compression_type="jpeg", quality_range=self.quality_percent)
+        # It hands OpenCV red for blue, which JPEG keeps in less detail: so it gets them the other way round.
+        return Recolor(lambda image: _mirrored_channels(stored.paint(_mirrored_channels(image))))
+
+
+def _mirrored_channels(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[..., ::-1])

@@ -1,6 +1,7 @@
 """Records drawn on their photos, as they are and as augmentation shows them. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,10 +18,24 @@ from qcvl.viz.text import FAINT, TextLine, text_block
 MAX_REMARK_ROWS = 5  # of what augmentation did, below a picture
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How the pictures of one row are drawn: enlargement, em height of the texts in px, and who writes them."""
+
+    scale: float
+    text_px: int
+    typeface: Typeface
+
+    @classmethod
+    def of(cls, image: np.ndarray, typeface: Typeface) -> "_Look":
+        """What suits ``image``: scaled as in the panels of an evaluation."""
+        height, width = image.shape[:2]
+        scale = min(max(1.0, MIN_SIDE_PX / min(width, height)), MAX_SIDE_PX / max(width, height))
+        return cls(scale, int(np.clip(round(width * scale * TEXT_SHARE), *TEXT_PX)), typeface)
+
+
 def draw_record(record: Record, typeface: Typeface | None = None) -> list[np.ndarray]:
     """One picture a photo, uint8 ``[h, w, 3]``: where the record stands, its summary, and the photo with its objects.
-
-    Photos are scaled as in the panels of an evaluation.
 
     Raises:
         DataError: for a photo that cannot be read (named with file and line).
@@ -37,11 +52,11 @@ def draw_augmented(
     All are shown at the scale of the first, so that a zoom is seen as one.
     """
     typeface = typeface or default_typeface()
+    titles = [_place(record), *(f"draw {number}" for number in range(1, len(after) + 1))]
     rows = []
     for index, image in enumerate(before.images):
-        scale = _scale(image)
-        row = [_sample_picture(before, index, _place(record), scale, typeface)]
-        row += [_sample_picture(sample, index, f"draw {i}", scale, typeface) for i, sample in enumerate(after, start=1)]
+        look, shown = _Look.of(image, typeface), zip(titles, [before, *after], strict=True)
+        row = [_sample_picture(sample, index, title, look) for title, sample in shown]
         rows.append(grid(row, columns=len(row)))
     return rows
 
@@ -61,32 +76,29 @@ def _record_picture(record: Record, index: int, typeface: Typeface) -> np.ndarra
     notes = [note for note in record.annotations if note.image == index]
     number = f"photo {index + 1} of {len(record.images)}, " if len(record.images) > 1 else ""
     heading = _heading(_place(record), f"{number}{_size(image, notes)}", record.summary)
-    return grid([_picture(image, notes, _scale(image), heading, [], typeface)], columns=1)
+    return grid([_picture(image, notes, heading, [], _Look.of(image, typeface))], columns=1)
 
 
-def _sample_picture(sample: Sample, index: int, title: str, scale: float, typeface: Typeface) -> np.ndarray:
+def _sample_picture(sample: Sample, index: int, title: str, look: _Look) -> np.ndarray:
     image = sample.images[index]
     notes = [note for note in sample.annotations if note.image == index]
     footing = [TextLine(what_was_done(sample.telemetry), color=FAINT)] if sample.telemetry else []
-    heading = _heading(title, _size(image, notes), sample.summary)
-    return _picture(image, notes, min(scale, MAX_SIDE_PX / max(image.shape)), heading, footing, typeface)
+    return _picture(image, notes, _heading(title, _size(image, notes), sample.summary), footing, look)
 
 
 def _picture(
     image: np.ndarray,
     notes: Sequence[Annotation],
-    scale: float,
     heading: Sequence[TextLine],
     footing: Sequence[TextLine],
-    typeface: Typeface,
+    look: _Look,
 ) -> np.ndarray:
     """The photo with its objects between two blocks of text."""
-    picture = draw_annotations(image, notes, scale=scale, typeface=typeface)
+    picture = draw_annotations(image, notes, scale=look.scale, typeface=look.typeface)
     width = max(picture.shape[1], MIN_SIDE_PX)  # room for the texts beside a narrow picture
-    size = int(np.clip(round(width * TEXT_SHARE), *TEXT_PX))
-    blocks = [text_block(heading, width, size, typeface), picture]
+    blocks = [text_block(heading, width, look.text_px, look.typeface), picture]
     if footing:
-        blocks.append(text_block(footing, width, size, typeface, max_rows=MAX_REMARK_ROWS))
+        blocks.append(text_block(footing, width, look.text_px, look.typeface, max_rows=MAX_REMARK_ROWS))
     return grid(blocks, columns=1, margin=0)
 
 
@@ -101,8 +113,3 @@ def _place(record: Record) -> str:
 
 def _size(image: np.ndarray, notes: Sequence[Annotation]) -> str:
     return f"{image.shape[1]}x{image.shape[0]}, {len(notes)} object{'' if len(notes) == 1 else 's'}"
-
-
-def _scale(image: np.ndarray) -> float:
-    height, width = image.shape[:2]
-    return min(max(1.0, MIN_SIDE_PX / min(width, height)), MAX_SIDE_PX / max(width, height))
