@@ -150,7 +150,9 @@ class RoiCrop:
         low, high = (np.clip(edge, 0, (view.width, view.height)) for edge in (points.min(axis=0), points.max(axis=0)))
         least = np.maximum(np.ceil(high) - np.floor(low), self.min_size_px)
         sides = np.maximum((high - low) * rng.uniform(self.min_scale, self.max_scale), least)
-        spans = zip(low.tolist(), high.tolist(), _whole(*sides, view), (view.width, view.height), strict=True)
+        spans = zip(
+            low.tolist(), high.tolist(), _whole(sides[0], sides[1], view), (view.width, view.height), strict=True
+        )
         (x1, x2), (y1, y2) = (_span(*span, rng) for span in spans)
         return _kept((x1, y1, x2, y2), self.min_coverage, self.completeness_threshold)
 
