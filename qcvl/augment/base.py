@@ -38,7 +38,7 @@ from qcvl.augment.actions import Action, Move, Paste, Probability, Recolor, Refr
 from qcvl.augment.paste import paste
 from qcvl.augment.view import View, frame_window, view_of
 from qcvl.augment.warp import warp
-from qcvl.augment.words import replace_tokens
+from qcvl.augment.words import TokenMapping, replace_tokens
 from qcvl.errors import ConfigError
 from qcvl.geometry.order import reading_order
 from qcvl.geometry.shapes import Shape
@@ -84,7 +84,7 @@ class Compose:
     order: list[str]
     min_coverage: Probability
     completeness_threshold: Probability
-    relabel: dict[str, str]
+    relabel: TokenMapping
     bypass_prob: Probability
     augment_prob: Probability | None
     fill: Annotated[int, Field(ge=0, le=255)]
@@ -102,8 +102,6 @@ class Compose:
                 f"augment.augment_prob {self.augment_prob} and augment.bypass_prob {self.bypass_prob} say the same "
                 "thing twice (one is 1 minus the other); give one of them"
             )
-        if "" in self.relabel:
-            problems.append("augment.relabel has an empty token; name what is to be replaced")
         if problems:
             raise ConfigError("\n".join(problems))
 

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 # Between the tokens of a desc such as `BBU设备/品牌:华为,显示完整`: these marks, their full-width forms, spaces.
 SEPARATORS = r"\s/,:=;|／，、：＝；｜"
@@ -18,6 +18,20 @@ def _unambiguous(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return pairs
 
 
+def _from_pairs(value: Any) -> Any:
+    if isinstance(value, list) and all(len(pair) == 2 for pair in value):
+        return dict(value)
+    return {} if value is None else value
+
+
+def _without_empty(mapping: dict[str, str]) -> dict[str, str]:
+    if "" in mapping:
+        raise ValueError("has an empty token; name what is to be replaced")
+    return mapping
+
+
+# None, {显示完整: 只显示部分}, or [["显示完整", "只显示部分"]], for Hydra lets nobody type a key that is not ASCII.
+TokenMapping = Annotated[dict[str, str], BeforeValidator(_from_pairs), AfterValidator(_without_empty)]
 WordPairs = Annotated[list[tuple[str, str]], AfterValidator(_unambiguous)]  # each word's opposite: [[left, right], …]
 
 

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from qcvl import config
 from qcvl.augment.crop import SampleCrop
 from qcvl.data.dataset import window
-from qcvl.errors import ConfigError
 from tests.augment.ops import compose, op
 
 KEY = (0, 0, 0)
@@ -82,8 +82,25 @@ def test_all_parts_of_a_cut_line_are_relabelled(make_sample):
 
 
 def test_an_empty_token_is_refused():
-    with pytest.raises(ConfigError, match=r"augment\.relabel has an empty token"):
+    with pytest.raises(ValidationError, match="has an empty token; name what is to be replaced"):
         compose(relabel={"": "x"})
+
+
+@pytest.mark.parametrize("typed", ['[["显示完整","只显示部分"]]', "{whole: partly}"])
+def test_the_mapping_can_be_typed_at_the_command_line(typed):
+    cfg = config.load("train", ["augment=dense", f"augment.relabel={typed}"])
+    relabel = config.instantiate_settings(cfg).augment.relabel
+    assert relabel in (MAPPING, {"whole": "partly"})
+
+
+def test_a_mapping_in_a_file_is_read_as_written(tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\naugment:\n  relabel: {显示完整: 只显示部分}\n", encoding="utf-8"
+    )
+    cfg = config.load("train", ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert config.instantiate_settings(cfg).augment.relabel == MAPPING
 
 
 def test_thresholds_are_shares():
