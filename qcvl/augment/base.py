@@ -49,7 +49,6 @@ Key = tuple[int, int, int]  # seed, epoch, index: all that a draw depends on, be
 WHOLE = 1.0 - 1e-6  # the share that counts as nothing lost
 PHOTO = -1  # index of the whole photo, tracked in place of objects where a sample lists none
 
-Photos = dict[int, np.ndarray]  # by their number in the sample
 Entry = tuple[Annotation, int, float]  # annotation, index in the sample before, share still visible
 
 
@@ -114,18 +113,19 @@ class Compose:
         if np.random.default_rng(np.random.SeedSequence(key)).random() < bypass_prob:
             telemetry["bypass/applied"] += 1
             order = []
-        images, entries, touched = dict(enumerate(sample.images)), list[Entry](), False
+        images, entries, touched = list(sample.images), list[Entry](), False
         for group in self._groups(sample):
             stream = 0 if self.share_draw else group[0]
-            photos = {image: sample.images[image] for image in group}
+            photos = [sample.images[image] for image in group]
             photos, view = self._run(photos, _view(sample, group), order, (key, stream), telemetry)
-            images |= photos
+            for image, photo in zip(group, photos, strict=True):
+                images[image] = photo
             entries.extend(_entries(view))
             touched |= view.touched
             sample = replace(sample, summary=view.summary)
         telemetry["objects/dropped"] += len(sample.annotations) - len({index for _, index, _ in entries})
         ordered = _reading(entries) if touched else sorted(entries, key=lambda entry: entry[1])
-        return _finished(sample, list(images.values()), ordered, telemetry)
+        return _finished(sample, images, ordered, telemetry)
 
     def _groups(self, sample: Sample) -> list[list[int]]:
         """Image numbers that go through the ops together."""
@@ -135,8 +135,8 @@ class Compose:
         return [[image for image, size in enumerate(sizes) if size == wanted] for wanted in dict.fromkeys(sizes)]
 
     def _run(
-        self, photos: Photos, view: View, order: Sequence[str], seed: tuple[Key, int], telemetry: Counter[str]
-    ) -> tuple[Photos, View]:
+        self, photos: list[np.ndarray], view: View, order: Sequence[str], seed: tuple[Key, int], telemetry: Counter[str]
+    ) -> tuple[list[np.ndarray], View]:
         """Photos of one size and their view after all ops of ``order``; ``seed`` is the key and the photo's stream."""
         key, stream = seed
         recolors: list[Recolor] = []
@@ -157,14 +157,16 @@ class Compose:
                 case Paste():
                     photos, view = self._settled(photos, view, telemetry)
                     view = view.pasted(action)
-                    image = view.objects[-1].annotation.image
-                    photos = photos | {image: paste(photos[image], action)}
+                    photos = [
+                        paste(photo, action) if image == view.objects[-1].annotation.image else photo
+                        for image, photo in zip(view.images, photos, strict=True)
+                    ]
                 case Recolor():
                     recolors.append(action)
             telemetry[f"{name}/applied"] += 1
         photos, view = self._settled(photos, view, telemetry)
         for recolor in recolors:
-            photos = {image: recolor.paint(photo) for image, photo in photos.items()}
+            photos = [recolor.paint(photo) for photo in photos]
         return photos, view
 
     def _drawn(self, name: str, view: View, rng: np.random.Generator) -> Action:
@@ -196,15 +198,17 @@ class Compose:
             return WHOLE
         return self.min_coverage if barrier.min_coverage is None else barrier.min_coverage
 
-    def _settled(self, photos: Photos, view: View, telemetry: Counter[str]) -> tuple[Photos, View]:
+    def _settled(self, photos: list[np.ndarray], view: View, telemetry: Counter[str]) -> tuple[list[np.ndarray], View]:
         """Pixels and view with no move waiting."""
         return (photos, view) if view.is_still else self._reframe(photos, view, _same_canvas(view), telemetry)
 
-    def _reframe(self, photos: Photos, view: View, barrier: Reframe, telemetry: Counter[str]) -> tuple[Photos, View]:
+    def _reframe(
+        self, photos: list[np.ndarray], view: View, barrier: Reframe, telemetry: Counter[str]
+    ) -> tuple[list[np.ndarray], View]:
         """Pixels and view after a barrier: one warp for all that waits."""
         matrix, visible = barrier.matrix @ view.moves, barrier.visible(view.width, view.height)
         size = (barrier.width, barrier.height)
-        warped = {image: warp(photo, matrix, size, visible, self.fill) for image, photo in photos.items()}
+        warped = [warp(photo, matrix, size, visible, self.fill) for photo in photos]
         own = barrier.completeness_threshold
         rename = self._renaming(self.completeness_threshold if own is None else own, telemetry)
         return warped, view.reframed(barrier, self._least(barrier, view), rename)
@@ -248,7 +252,8 @@ def _view(sample: Sample, group: Sequence[int]) -> View:
         # Nothing says where the summary's objects are, so the whole photo must stay.
         listed = [(PHOTO, Annotation(Shape("bbox_2d", np.array([0, 0, width, height])), ""))]
     shares_summary = len(group) < len(sample.images)
-    return view_of(listed, (width, height), sample.task, sample.summary, shares_summary=shares_summary)
+    view = view_of(listed, (width, height), sample.task, sample.summary)
+    return replace(view, images=tuple(group), shares_summary=shares_summary)
 
 
 def _entries(view: View) -> Iterator[Entry]:

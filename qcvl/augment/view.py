@@ -134,16 +134,18 @@ class View:
     """What an op may look at: the canvas, the moves waiting for the next barrier, the objects and the texts.
 
     ``objects`` are in pixels of the last barrier's canvas; ``moves`` [3, 3] leads from there to the present.
-    ``shares_summary`` says that the summary is also about photos that go another way.
+    ``images`` are the numbers of these photos, all of one size, in the sample; ``shares_summary`` says that the summary
+    is also about others, which go another way.
     """
 
     width: int
     height: int
     task: Task
     summary: str | None
-    shares_summary: bool
     objects: tuple[Tracked, ...]
     moves: np.ndarray
+    images: tuple[int, ...] = (0,)
+    shares_summary: bool = False
     touched: bool = False
 
     @property
@@ -237,23 +239,10 @@ def _survives(before: Tracked, after: Tracked, min_coverage: float) -> bool:
 
 
 def view_of(
-    listed: Iterable[tuple[int, Annotation]],
-    size_wh: tuple[int, int],
-    task: Task,
-    summary: str | None = None,
-    *,
-    shares_summary: bool = False,
+    listed: Iterable[tuple[int, Annotation]], size_wh: tuple[int, int], task: Task, summary: str | None = None
 ) -> View:
     """The view of untouched photos of one size, from ``(index, annotation)`` pairs."""
     width, height = size_wh
     frame = frame_window(width, height)
     objects = tuple(Tracked.start(index, annotation, frame) for index, annotation in listed)
-    return View(
-        width=width,
-        height=height,
-        task=task,
-        summary=summary,
-        shares_summary=shares_summary,
-        objects=objects,
-        moves=np.eye(3),
-    )
+    return View(width=width, height=height, task=task, summary=summary, objects=objects, moves=np.eye(3))
