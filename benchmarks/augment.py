@@ -18,7 +18,7 @@ from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Sample
 
 SHAPES = 60
-DEGREES, ZOOM, FACTOR = 15.0, (0.8, 1.25), (0.85, 1.15)  # conf/augment/dense.yaml
+DEGREES, ZOOM, FACTOR = 15.0, (0.8, 1.25), (0.85, 1.15)  # conf/augment: dense, none
 
 
 def sample(width: int, height: int) -> Sample:
@@ -38,12 +38,22 @@ def sample(width: int, height: int) -> Sample:
 def pipeline() -> Compose:
     """The ops of ``augment=dense`` that move and recolour, each applied to every photo."""
     ops = {
-        "hflip": HFlip(p=1.0),
+        "hflip": HFlip(p=1.0, directional_text="refuse", word_pairs=[("left", "right")]),
         "rotate": Rotate(p=1.0, max_rotation_degrees=DEGREES),
         "scale": Scale(p=1.0, min_scale=ZOOM[0], max_scale=ZOOM[1]),
         "color_jitter": ColorJitter(p=1.0, brightness=FACTOR, contrast=FACTOR, saturation=FACTOR, hue=(0.0, 0.0)),
     }
-    return Compose(ops=ops, order=list(ops), min_coverage=0.3, bypass_prob=0.0, fill=128, share_draw=False)
+    return Compose(
+        ops=ops,
+        order=list(ops),
+        min_coverage=0.3,
+        completeness_threshold=0.95,
+        relabel={},
+        bypass_prob=0.0,
+        augment_prob=None,
+        fill=128,
+        share_draw=False,
+    )
 
 
 def main(arguments: Sequence[str] = ()) -> None:

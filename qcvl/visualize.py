@@ -1,7 +1,8 @@
-"""``python -m qcvl.visualize``: records drawn on their photos, or beside the answers of an evaluation."""
+"""``python -m qcvl.visualize``: records drawn on their photos, before and after augmentation, or beside answers."""
 
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,20 @@ from qcvl.schema.answer import AnswerFormat
 from qcvl.schema.records import Record
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from qcvl.composition.roots import Visualize
     from qcvl.inference.evaluator import Prediction
 
 
 def visualize(cfg: DictConfig) -> list[Path]:
     """Draw the first ``limit`` records of each source of ``split``; returns the pictures and then the contact sheet.
 
-    With predictions the pictures come worst first, each with its text in a ``.txt`` beside it.
+    With predictions the pictures come worst first, each with its text in a ``.txt`` beside it. With ops enabled in
+    ``augment``, each picture is a row: the photo, then ``draws`` draws of it.
 
     Raises:
-        ConfigError: when the split is not given.
+        ConfigError: when the split is not given, or both predictions and augmentation are.
         DataError: for records, photos or predictions that cannot be read or do not belong together.
     """
     settings = config.build(cfg)
@@ -33,9 +38,16 @@ def visualize(cfg: DictConfig) -> list[Path]:
     }
     if not sources:
         raise ConfigError(f"data.{settings.split}: nothing to draw; add data.{settings.split}=F.jsonl, or data=demo")
+    if settings.predictions and settings.augment.order:
+        raise ConfigError("augment: predictions are about photos as they are; leave out one of predictions and augment")
     answers = settings.predictions and read_answers(Path(settings.predictions), settings.answer)
     folder = Path(settings.paths.output_dir)
-    paths = draw_answers(folder, sources, answers) if answers else draw_truth(folder, sources)
+    if answers:
+        paths = draw_answers(folder, sources, answers)
+    elif settings.augment.order:
+        paths = draw_pictures(folder, sources, partial(varied, settings), columns=1, share=settings.draws + 1)
+    else:
+        paths = draw_pictures(folder, sources, as_recorded)
     from rich.console import Console
 
     for path in paths:
@@ -43,19 +55,42 @@ def visualize(cfg: DictConfig) -> list[Path]:
     return paths
 
 
-def draw_truth(folder: Path, sources: Mapping[str, Sequence[Record]]) -> list[Path]:
-    """Write a picture for each photo of the records by source, and the sheet of all."""
+def as_recorded(record: Record, index: int) -> "list[np.ndarray]":
+    """A picture of each photo of a record."""
     from qcvl.doctor.pictures import draw_record
-    from qcvl.viz.sheet import contact_sheet, save_png
 
-    pictures = {}
+    return draw_record(record)
+
+
+def varied(settings: "Visualize", record: Record, index: int) -> "list[np.ndarray]":
+    """A row of pictures of each photo of a record: as it is, and as the first ``draws`` epochs may show it."""
+    from qcvl.data.samples import build_sample
+    from qcvl.doctor.pictures import draw_augmented
+
+    before = build_sample(record, "dense" if record.annotations else "summary", settings.data.pair)
+    after = [settings.augment(before, (settings.seed, epoch, index)) for epoch in range(settings.draws)]
+    return draw_augmented(record, before, after)
+
+
+def draw_pictures(
+    folder: Path,
+    sources: Mapping[str, Sequence[Record]],
+    draw: "Callable[[Record, int], list[np.ndarray]]",
+    columns: int = 4,
+    share: int = 1,
+) -> list[Path]:
+    """Write the pictures of all records by source, and a sheet: ``columns`` a row, each ``share`` thumbnails wide."""
+    from qcvl.viz.sheet import THUMBNAIL_PX, contact_sheet, save_png
+
+    pictures, shown = {}, count()
     for source, records in sources.items():
         for index, record in enumerate(records):
-            drawn = draw_record(record)
+            drawn = draw(record, next(shown))
             for number, picture in enumerate(drawn):
                 pictures[f"{source}-{index:04d}{f'-{number}' if len(drawn) > 1 else ''}"] = picture
     paths = [save_png(folder / "pictures" / f"{name}.png", picture) for name, picture in pictures.items()]
-    return [*paths, save_png(folder / "sheet.png", contact_sheet(list(pictures.values())))]
+    sheet = contact_sheet(list(pictures.values()), columns=columns, width=share * THUMBNAIL_PX)
+    return [*paths, save_png(folder / "sheet.png", sheet)]
 
 
 def draw_answers(

@@ -72,6 +72,68 @@ def test_a_split_that_is_not_given_is_an_error_that_says_what_to_add(photos, dra
         draw(f"data.val={photos('a.jsonl', 1)}", "split=train")
 
 
+def part_of(path, image):
+    """Part ``image`` of the four pictures in a row, int ``[h, w, 3]``."""
+    picture = np.asarray(Image.open(path)).astype(int)
+    return picture[:, image * picture.shape[1] // 4 : (image + 1) * picture.shape[1] // 4]
+
+
+ALWAYS = ["augment=light", "augment.order=[hflip,gamma]", "augment.ops.hflip.p=1", "augment.ops.gamma.p=1"]
+
+
+def test_with_augmentation_each_photo_is_a_row_of_it_and_its_draws(photos, draw, tmp_path):
+    drawn = draw(f"data.val={photos('val.jsonl', 2)}", "limit=1", *ALWAYS)
+    assert drawn == ["pictures/val-0000.png", "sheet.png"]
+    path = tmp_path / "run/pictures/val-0000.png"
+    original, *draws = (part_of(path, image) for image in range(4))
+    for one in draws:
+        assert np.abs(one[60:-60] - original[60:-60]).max() > 60  # the box is elsewhere
+    row = Image.open(path)
+    plain = draw(f"data.val={photos('val.jsonl', 2)}", "limit=1")[0]
+    assert row.width > 3.7 * Image.open(tmp_path / "run" / plain).width
+    assert row.height > Image.open(tmp_path / "run" / plain).height  # what the ops did is written below
+
+
+def test_the_number_of_draws_is_a_setting_and_draws_follow_from_the_seed(photos, draw, tmp_path):
+    val, path, widths, pixels = photos("val.jsonl", 1), tmp_path / "run/pictures/val-0000.png", {}, {}
+    for name, more in (("one", ["draws=1"]), ("three", []), ("again", []), ("other", ["seed=5"])):
+        draw(f"data.val={val}", *ALWAYS, *more)
+        picture = np.asarray(Image.open(path))
+        widths[name], pixels[name] = picture.shape[1], picture.tobytes()
+    assert widths["three"] > 1.8 * widths["one"]
+    assert pixels["three"] == pixels["again"] != pixels["other"]
+
+
+def test_quads_lines_and_several_photos_are_augmented_each_in_its_row(photos, draw, tmp_path):
+    photos("val.jsonl", 1)
+    objects = [
+        {"quad": [10, 10, 30, 12, 28, 30, 8, 26], "desc": "label"},
+        {"line": [5, 40, 50, 45], "desc": "cable", "image": 1},
+    ]
+    record = {"images": ["a.png", "a.png"], "objects": objects, "summary": "label x1, cable x1"}
+    (tmp_path / "two.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    drawn = draw(f"data.val={tmp_path}/two.jsonl", "augment=strong")
+    assert drawn == ["pictures/val-0000-0.png", "pictures/val-0000-1.png", "sheet.png"]
+
+
+def test_predictions_and_augmentation_at_once_are_refused(photos, draw, tmp_path):
+    write_answers(tmp_path / "answers/val.jsonl", {"index": 0})
+    with pytest.raises(ConfigError, match="leave out one of predictions and augment"):
+        draw(f"data.val={photos('val.jsonl', 1)}", f"predictions={tmp_path}/answers", "augment=light")
+
+
+@pytest.mark.parametrize("preset", ["light", "dense", "strong", "color", "industrial", "aerial"])
+def test_every_preset_writes_a_grid_that_differs_from_the_photos(preset, tmp_path):
+    overrides = [f"augment={preset}", "limit=1", "data=scenes", f"paths.output_dir={tmp_path}/run"]
+    *paths, sheet = visualize(config.load("visualize", overrides))
+    assert sheet.is_file() and len(paths) == 2
+    differing = 0
+    for path in paths:
+        original, *draws = (part_of(path, image) for image in range(4))
+        differing += sum(one.shape != original.shape or np.abs(one - original).max() > 60 for one in draws)
+    assert differing >= 3  # of 6
+
+
 def test_answers_are_drawn_beside_the_truth_from_a_file_or_a_folder_of_files(photos, draw, tmp_path):
     val = photos("val.jsonl", 3)
     write_answers(tmp_path / "answers/val.jsonl", {"index": 1}, {"index": 2, "task": "summary"}, {"index": 7})

@@ -1,11 +1,15 @@
-"""What an op may answer: move the photo, reframe it, recolour it, or skip it and say why."""
+"""What an op may answer: move the photo, reframe it, paste into it, recolour it, or skip it and say why."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
+
+from qcvl.errors import ConfigError
+from qcvl.geometry.affine import transform_shape, translation_matrix
+from qcvl.geometry.shapes import Shape
 
 Window = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, continuous edges
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -22,9 +26,13 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Every point moves by an affine ``matrix`` [3, 3] inside the same canvas; consecutive moves become one warp."""
+    """Every point moves by an affine ``matrix`` [3, 3] inside the same canvas; consecutive moves become one warp.
+
+    ``rewrite`` maps each text about the photo to what is true of the moved one: ``left`` becomes ``right``.
+    """
 
     matrix: np.ndarray
+    rewrite: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +40,10 @@ class Reframe:
     """A barrier: ``window`` of the present canvas becomes the new canvas of ``width`` x ``height`` pixels.
 
     A window inside the canvas crops, one beyond it pads with the fill, another size than the window's resizes. With
-    ``reveal``, what earlier moves pushed over the canvas' edge shows again instead of the fill. ``min_coverage``
-    replaces the pipeline's own for this barrier. ``before`` [3, 3] moves the present canvas first (a quarter turn of a
-    canvas that is no square); ``window`` is then in moved pixels and must be used with ``reveal``.
+    ``reveal``, what earlier moves pushed over the canvas' edge shows again instead of the fill. ``min_coverage`` and
+    ``completeness_threshold`` replace the pipeline's own for this barrier. ``before`` [3, 3] moves the present canvas
+    first (a quarter turn of a canvas that is no square); ``window`` is then in moved pixels and must be used with
+    ``reveal``.
     """
 
     window: Window
@@ -42,6 +51,7 @@ class Reframe:
     height: int
     reveal: bool = False
     min_coverage: float | None = None
+    completeness_threshold: float | None = None
     before: np.ndarray = field(default_factory=lambda: np.eye(3))
 
     @property
@@ -62,6 +72,25 @@ class Reframe:
         return float(left), float(top), float(right), float(bottom)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paste:
+    """The pixels of one object appear a second time, and so does the object; waiting moves are carried out first.
+
+    ``index`` is the object's place among the sample's annotations, ``part`` its outline in pixels of the present canvas
+    (all inside), ``shift`` ``(dx, dy)`` in whole pixels leads to the copy. The copy's edges fade over ``blend_px``.
+    """
+
+    index: int
+    part: Shape
+    shift: tuple[int, int]
+    blend_px: float
+
+    @property
+    def landed(self) -> Shape:
+        """The outline of the copy."""
+        return transform_shape(self.part, translation_matrix(*self.shift))
+
+
 @dataclass(frozen=True, slots=True)
 class Recolor:
     """``paint`` maps uint8 RGB ``[H, W, 3]`` to the same shape; it runs after all geometry, on the final pixels."""
@@ -69,4 +98,11 @@ class Recolor:
     paint: Callable[[np.ndarray], np.ndarray]
 
 
-Action = Skip | Move | Reframe | Recolor
+Action = Skip | Move | Reframe | Paste | Recolor
+
+
+def require_ascending(op: Any, name: str) -> None:
+    """Raise ConfigError where an op's ``min_<name>`` is above its ``max_<name>``."""
+    low, high = getattr(op, f"min_{name}"), getattr(op, f"max_{name}")
+    if low > high:
+        raise ConfigError(f"{type(op).__name__}: min_{name} {low} is above max_{name} {high}; swap them")

@@ -16,7 +16,9 @@ one from outside the package works like those beside this file::
 action of :mod:`qcvl.augment.actions`:
 
 - ``Move(matrix)``: an affine move. Moves gather in one matrix, applied by one warp at the next barrier or at the end.
+  ``Move(matrix, rewrite=…)`` also changes what the texts say.
 - ``Reframe(window=…, width=…, height=…)``: a barrier; the canvas changes (crop, resize, expand, pad).
+- ``Paste(index=…, …)``: one object a second time, at another place.
 - ``Recolor(paint)``: a change of colours; these run last, among themselves in order.
 - ``Skip(reason)``: nothing, counted.
 
@@ -24,7 +26,7 @@ The op never touches pixels or shapes itself, so no op can let them drift apart.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Protocol, runtime_checkable
@@ -32,9 +34,11 @@ from typing import Annotated, Protocol, runtime_checkable
 import numpy as np
 from pydantic import Field
 
-from qcvl.augment.actions import Action, Move, Probability, Recolor, Reframe, Skip
+from qcvl.augment.actions import Action, Move, Paste, Probability, Recolor, Reframe, Skip
+from qcvl.augment.paste import paste
 from qcvl.augment.view import View, frame_window, view_of
 from qcvl.augment.warp import warp
+from qcvl.augment.words import TokenMapping, replace_tokens
 from qcvl.errors import ConfigError
 from qcvl.geometry.order import reading_order
 from qcvl.geometry.shapes import Shape
@@ -61,19 +65,27 @@ class Op(Protocol):
 class Compose:
     """A pipeline of ``ops``, of which ``order`` names the enabled ones in execution order.
 
-    ``min_coverage`` is the share of an object below which a cut removes it, ``bypass_prob`` the share of samples left
-    untouched, ``fill`` the grey level (0..255) where no photo is. With ``share_draw``, photos of one size in a sample
-    get the same geometry and colours, and photos of another size the same random stream; without it, each its own.
+    ``min_coverage`` is the share of an object below which a cut removes it. What a cut leaves with less than
+    ``completeness_threshold`` is only partly visible: ``relabel`` maps whole tokens of its desc (``显示完整``, between
+    ``/ , : = ;``, spaces or the ends) to what is true now; without entries, descs stay as they are.
+
+    ``bypass_prob`` is the share of samples left untouched; ``augment_prob``, its complement, may be given in its place
+    (else None). ``fill`` is the grey level (0..255) where no photo is. With ``share_draw``, photos of one size in a
+    sample get the same geometry and colours, and photos of another size the same random stream; without it, each its
+    own.
 
     Every draw is a pure function of the key, the op's position in ``order`` and the photo's number: an op added at the
     end changes none before it. A summary sample only gets ops that keep every object (the whole photo, where none is
-    listed), a chat sample only colours.
+    listed) and add none, a chat sample only colours.
     """
 
     ops: dict[str, Op]
     order: list[str]
     min_coverage: Probability
+    completeness_threshold: Probability
+    relabel: TokenMapping
     bypass_prob: Probability
+    augment_prob: Probability | None
     fill: Annotated[int, Field(ge=0, le=255)]
     share_draw: bool
 
@@ -84,14 +96,21 @@ class Compose:
             near = get_close_matches(name, self.ops, n=1, cutoff=0.0)
             hint = f"did you mean {near[0]!r}?" if near else "add its settings under augment.ops"
             problems.append(f"augment.order names {name!r}, which augment.ops does not have (it has {known}); {hint}")
+        if self.augment_prob is not None and self.bypass_prob > 0:
+            problems.append(
+                f"augment.augment_prob {self.augment_prob} and augment.bypass_prob {self.bypass_prob} say the same "
+                "thing twice (one is 1 minus the other); give one of them"
+            )
         if problems:
             raise ConfigError("\n".join(problems))
 
     def __call__(self, sample: Sample, key: Key) -> Sample:
         """The sample with moved, cut, filtered and re-sorted objects; ``key`` is ``(seed, epoch, index)``."""
         telemetry: Counter[str] = Counter()
+        sample = self._relabelled(sample, telemetry)
         order = self.order
-        if np.random.default_rng(np.random.SeedSequence(key)).random() < self.bypass_prob:
+        bypass_prob = self.bypass_prob if self.augment_prob is None else 1 - self.augment_prob
+        if np.random.default_rng(np.random.SeedSequence(key)).random() < bypass_prob:
             telemetry["bypass/applied"] += 1
             order = []
         images, entries, touched = list(sample.images), list[Entry](), False
@@ -103,6 +122,7 @@ class Compose:
                 images[image] = photo
             entries.extend(_entries(view))
             touched |= view.touched
+            sample = replace(sample, summary=view.summary)
         telemetry["objects/dropped"] += len(sample.annotations) - len({index for _, index, _ in entries})
         ordered = _reading(entries) if touched else sorted(entries, key=lambda entry: entry[1])
         return _finished(sample, images, ordered, telemetry)
@@ -127,15 +147,24 @@ class Compose:
                 case Skip(reason):
                     telemetry.update((f"{name}/skipped", f"{name}/{reason}"))
                     continue
-                case Move(matrix):
+                case Move(matrix, rewrite):
                     view = view.moved(matrix)
+                    if rewrite is not None:
+                        before, view = view.texts, view.rewritten(rewrite)
+                        telemetry[f"{name}/changed_texts"] += sum(map(str.__ne__, before, view.texts))
                 case Reframe():
-                    photos, view = self._reframe(photos, view, action)
+                    photos, view = self._reframe(photos, view, action, telemetry)
+                case Paste():
+                    photos, view = self._settled(photos, view, telemetry)
+                    view = view.pasted(action)
+                    photos = [
+                        paste(photo, action) if image == view.objects[-1].annotation.image else photo
+                        for image, photo in zip(view.images, photos, strict=True)
+                    ]
                 case Recolor():
                     recolors.append(action)
             telemetry[f"{name}/applied"] += 1
-        if not view.is_still:
-            photos, view = self._reframe(photos, view, _same_canvas(view))
+        photos, view = self._settled(photos, view, telemetry)
         for recolor in recolors:
             photos = [recolor.paint(photo) for photo in photos]
         return photos, view
@@ -146,12 +175,18 @@ class Compose:
         if not isinstance(action, Action):
             raise ConfigError(
                 f"augment.ops.{name}: draw() of {type(self.ops[name]).__name__} returned {action!r}; "
-                "expected Move, Reframe, Recolor or Skip of qcvl.augment.actions"
+                "expected Move, Reframe, Paste, Recolor or Skip of qcvl.augment.actions"
             )
-        if isinstance(action, Skip | Recolor) or view.task == "dense":
+        if isinstance(action, Skip | Recolor):
             return action
         if view.task == "chat":  # its answer may hold coordinates and directions that nobody rewrites
             return Skip("chat_text")
+        if isinstance(action, Move) and _changes_shared_summary(action, view):
+            return Skip("shared_summary")
+        if view.task == "dense":
+            return action
+        if isinstance(action, Paste):
+            return Skip("adds_object")
         after = view.moved(action.matrix) if isinstance(action, Move) else view
         barrier = _same_canvas(view) if isinstance(action, Move) else action
         kept = after.reframed(barrier, self._least(barrier, view)).objects
@@ -163,27 +198,62 @@ class Compose:
             return WHOLE
         return self.min_coverage if barrier.min_coverage is None else barrier.min_coverage
 
-    def _reframe(self, photos: list[np.ndarray], view: View, barrier: Reframe) -> tuple[list[np.ndarray], View]:
+    def _settled(self, photos: list[np.ndarray], view: View, telemetry: Counter[str]) -> tuple[list[np.ndarray], View]:
+        """Pixels and view with no move waiting."""
+        return (photos, view) if view.is_still else self._reframe(photos, view, _same_canvas(view), telemetry)
+
+    def _reframe(
+        self, photos: list[np.ndarray], view: View, barrier: Reframe, telemetry: Counter[str]
+    ) -> tuple[list[np.ndarray], View]:
         """Pixels and view after a barrier: one warp for all that waits."""
         matrix, visible = barrier.matrix @ view.moves, barrier.visible(view.width, view.height)
         size = (barrier.width, barrier.height)
         warped = [warp(photo, matrix, size, visible, self.fill) for photo in photos]
-        return warped, view.reframed(barrier, self._least(barrier, view))
+        own = barrier.completeness_threshold
+        rename = self._renaming(self.completeness_threshold if own is None else own, telemetry)
+        return warped, view.reframed(barrier, self._least(barrier, view), rename)
+
+    def _renaming(self, whole_from: float, telemetry: Counter[str]) -> Callable[[str, float], str] | None:
+        """What to call an object of a desc and a visible share; None where nothing is relabelled."""
+
+        def rename(desc: str, share: float) -> str:
+            renamed = desc if share >= whole_from else replace_tokens(desc, self.relabel)
+            telemetry["relabel/changed_descs"] += renamed != desc
+            return renamed
+
+        return rename if self.relabel else None
+
+    def _relabelled(self, sample: Sample, telemetry: Counter[str]) -> Sample:
+        """The sample with objects relabelled that an earlier pipeline (a window of ``data.crops``) cut."""
+        rename = self._renaming(self.completeness_threshold, telemetry)
+        if rename is None or not sample.coverages:
+            return sample
+        shares = zip(sample.annotations, sample.coverages, strict=True)
+        notes = tuple(replace(note, desc=rename(note.desc, share)) for note, share in shares)
+        return replace(sample, annotations=notes)
 
 
 def _same_canvas(view: View) -> Reframe:
     return Reframe(window=frame_window(view.width, view.height), width=view.width, height=view.height)
 
 
+def _changes_shared_summary(action: Move, view: View) -> bool:
+    """Whether a move would rewrite a summary that is also about photos which do not move along."""
+    if action.rewrite is None or not (view.shares_summary and view.summary):
+        return False
+    return action.rewrite(view.summary) != view.summary
+
+
 def _view(sample: Sample, group: Sequence[int]) -> View:
     """The view of some photos of a sample (all of one size) with their objects, descs and the summary."""
     listed = [(index, note) for index, note in enumerate(sample.annotations) if note.image in group]
-    texts = [note.desc for _, note in listed] + ([sample.summary] if sample.summary else [])
     width, height = sample.size(group[0])
     if sample.task == "summary" and not sample.annotations:
         # Nothing says where the summary's objects are, so the whole photo must stay.
-        listed = [(PHOTO, Annotation(Shape("bbox_2d", np.array([0, 0, width, height])), "photo"))]
-    return view_of(listed, (width, height), sample.task, texts)
+        listed = [(PHOTO, Annotation(Shape("bbox_2d", np.array([0, 0, width, height])), ""))]
+    shares_summary = len(group) < len(sample.images)
+    view = view_of(listed, (width, height), sample.task, sample.summary)
+    return replace(view, images=tuple(group), shares_summary=shares_summary)
 
 
 def _entries(view: View) -> Iterator[Entry]:

@@ -1,13 +1,13 @@
 """Where the photo and its objects are while ops run; the exact visible parts, in pixels with continuous edges."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress
 from typing import Literal
 
 import numpy as np
 
-from qcvl.augment.actions import Reframe, Window
+from qcvl.augment.actions import Paste, Reframe, Window
 from qcvl.geometry.affine import apply_affine, transform_shape, translation_matrix
 from qcvl.geometry.clip import TOLERANCE_PX, clip_shape, min_area_quad
 from qcvl.geometry.norm import canonical, signed_area
@@ -92,6 +92,10 @@ class Tracked:
         around = points[0] if len(points) == 1 else np.concatenate(points or [np.full((1, 2), FAR_PX)])
         return (*around.min(axis=0).tolist(), *around.max(axis=0).tolist())
 
+    def described(self, desc: str) -> "Tracked":
+        """The same object under another desc."""
+        return self if desc == self.annotation.desc else replace(self, annotation=replace(self.annotation, desc=desc))
+
     def carried(self, matrix: np.ndarray, visible: Window) -> "Tracked":
         """The object after ``matrix`` [3, 3], cut to ``visible``; shares multiply from step to step."""
         if _is_empty(visible):
@@ -129,17 +133,26 @@ class Tracked:
 class View:
     """What an op may look at: the canvas, the moves waiting for the next barrier, the objects and the texts.
 
-    ``objects`` are in pixels of the last barrier's canvas; ``moves`` [3, 3] leads from there to the present. ``texts``
-    holds the descs of these photos and the sample's summary.
+    ``objects`` are in pixels of the last barrier's canvas; ``moves`` [3, 3] leads from there to the present.
+    ``images`` are the numbers of these photos, all of one size, in the sample; ``shares_summary`` says that the summary
+    is also about others, which go another way.
     """
 
     width: int
     height: int
     task: Task
-    texts: tuple[str, ...]
+    summary: str | None
     objects: tuple[Tracked, ...]
     moves: np.ndarray
+    images: tuple[int, ...] = (0,)
+    shares_summary: bool = False
     touched: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The descs of these photos' objects and the sample's summary, if it has one."""
+        descs = tuple(tracked.annotation.desc for tracked in self.objects)
+        return (*descs, self.summary) if self.summary else descs
 
     @property
     def center(self) -> tuple[float, float]:
@@ -158,7 +171,11 @@ class View:
 
     def shapes(self) -> list[Shape]:
         """Every visible part in present pixels, not yet cut to the canvas."""
-        return [transform_shape(part, self.moves) for tracked in self.objects for part in tracked.parts]
+        return [part for tracked in self.objects for part in self.parts_of(tracked)]
+
+    def parts_of(self, tracked: Tracked) -> list[Shape]:
+        """The visible parts of one object in present pixels, not yet cut to the canvas."""
+        return [transform_shape(part, self.moves) for part in tracked.parts]
 
     def coverages_in(self, window: Window) -> list[float]:
         """Share of each original object that would show if ``window`` of the present canvas were kept."""
@@ -170,12 +187,31 @@ class View:
         """The view with one more move waiting."""
         return replace(self, moves=matrix @ self.moves)
 
-    def reframed(self, reframe: Reframe, min_coverage: float) -> "View":
-        """The view after a barrier: objects carried and cut, those cut below ``min_coverage`` gone, no move waiting."""
+    def rewritten(self, rewrite: Callable[[str], str]) -> "View":
+        """The view with every text rewritten."""
+        objects = tuple(tracked.described(rewrite(tracked.annotation.desc)) for tracked in self.objects)
+        return replace(self, objects=objects, summary=self.summary and rewrite(self.summary))
+
+    def pasted(self, paste: Paste) -> "View":
+        """The still view with the copy of one object as its last."""
+        source = next(tracked for tracked in self.objects if tracked.index == paste.index)
+        return replace(self, objects=(*self.objects, replace(source, parts=(paste.landed,))), touched=True)
+
+    def reframed(
+        self, reframe: Reframe, min_coverage: float, rename: Callable[[str, float], str] | None = None
+    ) -> "View":
+        """The view after a barrier: objects carried and cut, those cut below ``min_coverage`` gone, no move waiting.
+
+        ``rename`` gives each object that the barrier cut, and left, its desc from the old one and the share.
+        """
         matrix, visible = reframe.matrix @ self.moves, reframe.visible(self.width, self.height)
         near = _reach(self.objects, matrix, visible)
         carried = [(tracked, tracked.carried(matrix, visible)) for tracked in compress(self.objects, near)]
-        kept = tuple(after for before, after in carried if _survives(before, after, min_coverage))
+        kept = tuple(
+            after.described(rename(after.annotation.desc, after.share)) if rename and _is_cut(before, after) else after
+            for before, after in carried
+            if _survives(before, after, min_coverage)
+        )
         return replace(self, width=reframe.width, height=reframe.height, objects=kept, moves=np.eye(3), touched=True)
 
 
@@ -193,16 +229,20 @@ def _reach(objects: Sequence[Tracked], matrix: np.ndarray, window: Window) -> np
     return ((centers - halves <= window[2:]) & (centers + halves >= window[:2])).all(axis=1)
 
 
+def _is_cut(before: Tracked, after: Tracked) -> bool:
+    return after.share < before.share - 1e-9
+
+
 def _survives(before: Tracked, after: Tracked, min_coverage: float) -> bool:
-    was_cut = after.share < before.share - 1e-9  # a barrier judges its own cut, not that of an earlier crop
-    return bool(after.parts) and not (was_cut and after.share < min_coverage)
+    # A barrier judges its own cut, not that of an earlier crop.
+    return bool(after.parts) and not (_is_cut(before, after) and after.share < min_coverage)
 
 
 def view_of(
-    listed: Iterable[tuple[int, Annotation]], size_wh: tuple[int, int], task: Task, texts: Sequence[str]
+    listed: Iterable[tuple[int, Annotation]], size_wh: tuple[int, int], task: Task, summary: str | None = None
 ) -> View:
     """The view of untouched photos of one size, from ``(index, annotation)`` pairs."""
     width, height = size_wh
     frame = frame_window(width, height)
     objects = tuple(Tracked.start(index, annotation, frame) for index, annotation in listed)
-    return View(width=width, height=height, task=task, texts=tuple(texts), objects=objects, moves=np.eye(3))
+    return View(width=width, height=height, task=task, summary=summary, objects=objects, moves=np.eye(3))

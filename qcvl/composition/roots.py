@@ -125,6 +125,7 @@ class Check(Root):
 class Visualize(Root):
     """``python -m qcvl.visualize``: draws ``limit`` records of each source of a split.
 
+    With ops enabled in ``augment`` each photo is drawn as it is and as ``draws`` draws show it.
     ``predictions`` (None for none) is a JSONL file of answers to them or a folder of such files, written as ``answer``
     says; they are drawn beside the truth.
     """
@@ -132,7 +133,9 @@ class Visualize(Root):
     split: Literal["train", "val"]
     predictions: str | None
     limit: PositiveInt
+    draws: PositiveInt
     answer: Any
+    augment: Any
     data: Any
 
 

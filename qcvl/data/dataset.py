@@ -124,7 +124,10 @@ def window(crops: SampleCrop) -> Compose:
         ops={"crop": crops},
         order=["crop"],
         min_coverage=crops.min_coverage,
+        completeness_threshold=0.0,
+        relabel={},
         bypass_prob=0.0,
+        augment_prob=None,
         fill=FILL,
         share_draw=True,
     )

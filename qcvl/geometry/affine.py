@@ -56,6 +56,13 @@ def scale_matrix(sx: float, sy: float | None = None, center: tuple[float, float]
     return _about(center, np.diag([sx, sx if sy is None else sy]))
 
 
+def shear_matrix(x_degrees: float, y_degrees: float, center_xy: tuple[float, float]) -> Matrix:
+    """The ``[3, 3]`` shear about ``center_xy``: upright lines lean by ``x_degrees``, level ones by ``y_degrees``."""
+    return _about(
+        center_xy, np.array([[1.0, math.tan(math.radians(x_degrees))], [math.tan(math.radians(y_degrees)), 1.0]])
+    )
+
+
 def flip_turn_matrix(index: int, width: float, height: float) -> Matrix:
     """The ``[3, 3]`` map of a ``width`` x ``height`` canvas under one of its eight flips and turns, exact.
 

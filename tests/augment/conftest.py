@@ -3,26 +3,15 @@
 import numpy as np
 import pytest
 
-from qcvl.augment.base import Compose
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Sample
+from tests.augment.ops import compose
 
 
 @pytest.fixture
 def make_pipeline():
-    """``make_pipeline(hflip=HFlip(p=1.0), …)``: all given ops in the given order; ``order=`` and settings override."""
-
-    def make(*, order=None, min_coverage=0.3, bypass_prob=0.0, fill=128, share_draw=False, **ops):
-        return Compose(
-            ops=ops,
-            order=list(ops) if order is None else order,
-            min_coverage=min_coverage,
-            bypass_prob=bypass_prob,
-            fill=fill,
-            share_draw=share_draw,
-        )
-
-    return make
+    """``make_pipeline(hflip=op("hflip"), …)``: all given ops in the given order; ``order=`` and settings override."""
+    return compose
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from qcvl.augment.actions import Move, Reframe
-from qcvl.augment.crop import RandomCrop
-from qcvl.augment.spatial import HFlip, PadToMultiple
 from qcvl.geometry.affine import rotation_matrix, translation_matrix
 from qcvl.geometry.overlap import iou
 from qcvl.geometry.shapes import Shape
+from tests.augment.ops import op, plain_crop
 
 KEY = (0, 0, 0)
 
@@ -53,7 +52,7 @@ def shapes(sample):
 
 def test_hflip_maps_x_to_width_minus_x(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [10, 20, 30, 40]), size=(100, 50))
-    out = make_pipeline(hflip=HFlip(p=1.0))(sample, KEY)
+    out = make_pipeline(hflip=op("hflip"))(sample, KEY)
     assert shapes(out) == [Shape("bbox_2d", [70, 20, 90, 40])]
     assert (out.kept_indices, out.coverages) == ((0,), (1.0,))
 
@@ -69,14 +68,14 @@ def test_a_pipeline_without_ops_returns_the_same_pixels_and_coordinates(make_pip
 
 def test_objects_are_sorted_anew_after_a_flip_and_keep_their_index(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [5, 5, 10, 10]), ("bbox_2d", [30, 5, 40, 10]), ("bbox_2d", [0, 20, 9, 30]))
-    out = make_pipeline(hflip=HFlip(p=1.0))(sample, KEY)
+    out = make_pipeline(hflip=op("hflip"))(sample, KEY)
     assert out.kept_indices == (1, 0, 2)
     assert [annotation.desc for annotation in out.annotations] == ["part 1", "part 0", "part 2"]
 
 
 def test_moved_polygons_and_lines_are_canonical_again(make_pipeline, make_sample):
     sample = make_sample(("poly", [10, 10, 30, 10, 30, 20]), ("line", [5, 30, 50, 35]))
-    polygon, line = shapes(make_pipeline(hflip=HFlip(p=1.0))(sample, KEY))
+    polygon, line = shapes(make_pipeline(hflip=op("hflip"))(sample, KEY))
     assert polygon.points.tolist() == [[30, 10], [50, 10], [30, 20]]  # clockwise, from the smallest x + y
     assert line.points.tolist() == [[10, 35], [55, 30]]  # from the left end
 
@@ -98,7 +97,7 @@ def test_an_object_cut_below_min_coverage_is_gone(make_pipeline, make_sample, mi
 
 def test_an_op_may_set_its_own_min_coverage_and_later_ops_respect_it(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [20, 10, 40, 20]))
-    out = make_pipeline(crop=Crop((0, 0, 25, 40), min_coverage=0.1), hflip=HFlip(p=1.0), min_coverage=0.9)(sample, KEY)
+    out = make_pipeline(crop=Crop((0, 0, 25, 40), min_coverage=0.1), hflip=op("hflip"), min_coverage=0.9)(sample, KEY)
     assert shapes(out) == [Shape("bbox_2d", [0, 10, 5, 20])]
 
 
@@ -166,7 +165,7 @@ def test_a_box_becomes_a_quad_when_turned_and_stays_a_box_when_not(make_pipeline
 
 def test_a_full_frame_box_stays_full_frame_through_flips_and_half_turns(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [0, 0, 61, 41]), size=(61, 41))
-    out = make_pipeline(flip=HFlip(p=1.0), turn=Turn(180), tilt=Turn(360 / 7), back=Turn(-360 / 7))(sample, KEY)
+    out = make_pipeline(flip=op("hflip"), turn=Turn(180), tilt=Turn(360 / 7), back=Turn(-360 / 7))(sample, KEY)
     assert out.annotations[0].shape.bounds == pytest.approx((0, 0, 61, 41))
     assert out.coverages == (1.0,)
 
@@ -193,13 +192,13 @@ def test_objects_stay_with_their_photo(make_pipeline, make_sample):
 
 def test_reading_order_is_photo_by_photo(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [0, 20, 10, 30]), ("bbox_2d", [0, 0, 10, 5]), images=[0, 1], photos=2)
-    out = make_pipeline(pad=PadToMultiple(multiple=32))(sample, KEY)
+    out = make_pipeline(pad=op("pad_to_multiple", multiple=32))(sample, KEY)
     assert out.kept_indices == (0, 1)
 
 
 def test_a_crop_holds_the_wanted_number_of_objects(make_pipeline, make_sample):
     corners = [("bbox_2d", [0, 0, 6, 6]), ("bbox_2d", [54, 0, 60, 6]), ("bbox_2d", [0, 34, 6, 40])]
-    crop = RandomCrop(p=1.0, min_scale=0.5, max_scale=0.5, min_coverage=0.5, min_objects=1)
+    crop = plain_crop(min_scale=0.5, max_scale=0.5, min_coverage=0.5, min_objects=1)
     pipeline = make_pipeline(crop=crop)
     outs = [pipeline(make_sample(*corners), (seed, 0, 0)) for seed in range(60)]
     cropped = [out for out in outs if out.telemetry.get("crop/applied")]
@@ -209,7 +208,7 @@ def test_a_crop_holds_the_wanted_number_of_objects(make_pipeline, make_sample):
 
 def test_a_crop_that_cannot_hold_the_objects_is_skipped_with_the_reason(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [0, 0, 6, 6]), ("bbox_2d", [54, 34, 60, 40]))
-    crop = RandomCrop(p=1.0, min_scale=0.5, max_scale=0.5, min_coverage=0.5, min_objects=2)
+    crop = plain_crop(min_scale=0.5, max_scale=0.5, min_coverage=0.5, min_objects=2)
     out = make_pipeline(crop=crop)(sample, KEY)
     assert out.images[0] is sample.images[0]
     assert (out.telemetry["crop/skipped"], out.telemetry["crop/min_objects"]) == (1, 1)

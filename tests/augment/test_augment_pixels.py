@@ -9,12 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qcvl.augment.actions import Move
-from qcvl.augment.crop import RandomCrop
-from qcvl.augment.spatial import ExpandToFit, HFlip, PadToMultiple, Rotate, Scale, VFlip
 from qcvl.augment.warp import warp
 from qcvl.geometry.affine import rotation_matrix, translation_matrix
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Sample
+from tests.augment.ops import op, plain_crop
 
 KEY = (0, 0, 0)
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -62,14 +61,14 @@ def overlap(a, b):
 @pytest.mark.parametrize("size", [(7, 5), (8, 6), (60, 41)])
 def test_hflip_mirrors_every_pixel_exactly(make_pipeline, make_sample, size):
     sample = make_sample(size=size)
-    out = make_pipeline(hflip=HFlip(p=1.0))(sample, KEY)
+    out = make_pipeline(hflip=op("hflip"))(sample, KEY)
     assert np.array_equal(out.images[0], np.fliplr(sample.images[0]))
 
 
 @pytest.mark.parametrize("size", [(7, 5), (8, 6), (60, 41)])
 def test_vflip_mirrors_every_pixel_exactly(make_pipeline, make_sample, size):
     sample = make_sample(size=size)
-    out = make_pipeline(vflip=VFlip(p=1.0))(sample, KEY)
+    out = make_pipeline(vflip=op("vflip"))(sample, KEY)
     assert np.array_equal(out.images[0], np.flipud(sample.images[0]))
 
 
@@ -77,7 +76,7 @@ def test_vflip_mirrors_every_pixel_exactly(make_pipeline, make_sample, size):
 def test_a_quarter_turn_with_expand_to_fit_moves_every_pixel_exactly(make_pipeline, make_sample, size):
     height = size[1]
     sample = make_sample(("bbox_2d", [1, 0, 3, 2]), size=size)
-    out = make_pipeline(turn=Turn(90), expand=ExpandToFit())(sample, KEY)
+    out = make_pipeline(turn=Turn(90), expand=op("expand_to_fit_affine", multiple=1))(sample, KEY)
     assert np.array_equal(out.images[0], np.rot90(sample.images[0], k=-1))  # clockwise on screen
     assert out.annotations[0].shape == Shape("bbox_2d", [height - 2, 1, height, 3])  # (x, y) -> (H - y, x)
 
@@ -105,7 +104,7 @@ def test_a_whole_pixel_shift_fills_the_uncovered_part_with_mid_grey(make_pipelin
 
 def test_pad_to_multiple_fills_right_and_bottom_and_keeps_pixels_and_coordinates(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [3.25, 4.5, 60, 40]), size=(60, 40))
-    out = make_pipeline(pad=PadToMultiple(multiple=32))(sample, KEY)
+    out = make_pipeline(pad=op("pad_to_multiple", multiple=32))(sample, KEY)
     assert out.size() == (64, 64)
     assert np.array_equal(out.images[0][:40, :60], sample.images[0])
     assert (out.images[0][40:] == 128).all()
@@ -116,7 +115,7 @@ def test_pad_to_multiple_fills_right_and_bottom_and_keeps_pixels_and_coordinates
 def test_pad_after_a_rotation_shows_no_photo_beyond_the_rotated_canvas(make_pipeline, make_sample):
     sample = make_sample(size=(60, 40))
     turned = make_pipeline(turn=Turn(30))(sample, KEY)
-    out = make_pipeline(turn=Turn(30), pad=PadToMultiple(multiple=32))(sample, KEY)
+    out = make_pipeline(turn=Turn(30), pad=op("pad_to_multiple", multiple=32))(sample, KEY)
     assert np.array_equal(out.images[0][:40, :60], turned.images[0])
     assert (out.images[0][40:] == 128).all()
     assert (out.images[0][:, 60:] == 128).all()
@@ -124,7 +123,7 @@ def test_pad_after_a_rotation_shows_no_photo_beyond_the_rotated_canvas(make_pipe
 
 def test_crop_cuts_whole_pixels_exactly(make_pipeline, make_sample):
     sample = make_sample(("bbox_2d", [0, 0, 60, 40]))
-    crop = RandomCrop(p=1.0, min_scale=0.5, max_scale=0.5, min_coverage=0.1, min_objects=1)
+    crop = plain_crop(min_scale=0.5, max_scale=0.5, min_coverage=0.1, min_objects=1)
     out = make_pipeline(crop=crop)(sample, KEY)
     windows = np.lib.stride_tricks.sliding_window_view(sample.images[0], (20, 30), axis=(0, 1))
     same = (windows == out.images[0].transpose(2, 0, 1)).all(axis=(2, 3, 4))
@@ -135,14 +134,14 @@ def test_crop_cuts_whole_pixels_exactly(make_pipeline, make_sample):
 
 def test_every_window_of_a_crop_can_come_up(make_pipeline, make_sample):
     sample = make_sample(size=(4, 2))
-    crop = RandomCrop(p=1.0, min_scale=0.5, max_scale=0.5, min_coverage=0.3, min_objects=0)
+    crop = plain_crop(min_scale=0.5, max_scale=0.5, min_coverage=0.3, min_objects=0)
     seen = {make_pipeline(crop=crop)(sample, (0, 0, index)).images[0].tobytes() for index in range(100)}
     assert seen == {sample.images[0][y : y + 1, x : x + 2].tobytes() for x in range(3) for y in range(2)}
 
 
 def test_crop_after_rotation_equals_cropping_the_rotated_photo(make_pipeline, make_sample):
     sample = make_sample(size=(60, 40))
-    crop = RandomCrop(p=1.0, min_scale=0.5, max_scale=0.5, min_coverage=0.3, min_objects=0)
+    crop = plain_crop(min_scale=0.5, max_scale=0.5, min_coverage=0.3, min_objects=0)
     one_warp = make_pipeline(turn=Turn(20), crop=crop)(sample, KEY)
     turned = make_pipeline(turn=Turn(20))(sample, KEY)
     two_steps = make_pipeline(still=Turn(0), crop=crop)(turned, KEY)  # `still` keeps the crop at its position
@@ -169,12 +168,12 @@ SHAPES = [
 def test_transform_then_draw_equals_draw_then_warp(make_pipeline, kind, points, seed):
     sample = painted(kind, points, (160, 120))
     pipeline = make_pipeline(
-        hflip=HFlip(p=0.5),
-        vflip=VFlip(p=0.5),
-        rotate=Rotate(p=1.0, max_rotation_degrees=180.0),
-        scale=Scale(p=1.0, min_scale=0.8, max_scale=1.5),
-        expand=ExpandToFit(),
-        pad=PadToMultiple(multiple=32),
+        hflip=op("hflip", p=0.5),
+        vflip=op("vflip", p=0.5),
+        rotate=op("rotate", max_rotation_degrees=180.0),
+        scale=op("scale", min_scale=0.8, max_scale=1.5),
+        expand=op("expand_to_fit_affine", multiple=1),
+        pad=op("pad_to_multiple", multiple=32),
         fill=0,
     )
     out = pipeline(sample, (seed, 0, 0))
@@ -187,9 +186,9 @@ def test_transform_then_draw_equals_draw_then_warp(make_pipeline, kind, points, 
 def test_a_polygon_cut_by_rotation_and_crop_is_what_the_pixels_show(make_pipeline, seed):
     sample = painted(*SHAPES[2], (160, 120))
     pipeline = make_pipeline(
-        rotate=Rotate(p=1.0, max_rotation_degrees=45.0),
-        crop=RandomCrop(p=1.0, min_scale=0.6, max_scale=0.8, min_coverage=0.3, min_objects=1),
-        again=Rotate(p=1.0, max_rotation_degrees=45.0),
+        rotate=op("rotate", max_rotation_degrees=45.0),
+        crop=plain_crop(min_scale=0.6, max_scale=0.8, min_coverage=0.3, min_objects=1),
+        again=op("rotate", max_rotation_degrees=45.0),
         fill=0,
         min_coverage=0.0,
     )
@@ -204,7 +203,7 @@ def test_a_polygon_cut_by_rotation_and_crop_is_what_the_pixels_show(make_pipelin
 @given(seed=st.integers(0, 10**6))
 def test_coverage_over_two_crops_is_the_share_of_the_original_area(make_pipeline, seed):
     sample = painted("bbox_2d", [20, 20, 140, 100], (160, 120))
-    crop = RandomCrop(p=1.0, min_scale=0.6, max_scale=0.9, min_coverage=0.0, min_objects=1)
-    out = make_pipeline(first=crop, flip=HFlip(p=0.5), second=crop, min_coverage=0.0)(sample, (seed, 0, 0))
+    crop = plain_crop(min_scale=0.6, max_scale=0.9, min_coverage=0.0, min_objects=1)
+    out = make_pipeline(first=crop, flip=op("hflip", p=0.5), second=crop, min_coverage=0.0)(sample, (seed, 0, 0))
     white = (out.images[0][..., 0] > 127).sum()  # crops are at whole pixels, so counting them is exact
     assert out.coverages == pytest.approx((white / (120 * 80),))

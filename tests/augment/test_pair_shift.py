@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from qcvl.augment.base import Compose
 from qcvl.augment.pair import PairShift
 from qcvl.data.pairs import pair_images
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Sample
+from tests.augment.ops import compose
 from tests.conftest import photo
 
 
@@ -19,8 +19,7 @@ def fused():
 
 def shifted(index, **changes):
     op = PairShift(**{"p": 1.0, "max_px": 2.0} | changes)
-    compose = Compose(ops={"shift": op}, order=["shift"], min_coverage=0.3, bypass_prob=0.0, fill=128, share_draw=False)
-    return compose(fused(), (0, 0, index))
+    return compose(shift=op)(fused(), (0, 0, index))
 
 
 def test_only_the_template_moves_and_the_difference_is_that_of_the_two():

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcvl.augment.base import Compose
 from qcvl.augment.crop import SampleCrop
-from qcvl.augment.spatial import FlipTurn
 from qcvl.augment.view import view_of
 from qcvl.data.dataset import window
 from qcvl.errors import ConfigError
@@ -19,6 +17,7 @@ from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.overlap import coverage, iou
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Sample
+from tests.augment.ops import compose, op
 
 BOX = Shape("bbox_2d", [100, 120, 140, 150])
 QUAD = Shape("quad", [60, 200, 90, 190, 100, 220, 70, 230])
@@ -64,7 +63,7 @@ def test_a_window_shows_its_pixels_and_lists_what_is_visible_from_the_share_on(s
 
 def corners(shapes, count, **changes):
     """Top left pixels ``[count, 2]`` of windows drawn for a photo with ``shapes``."""
-    view = view_of(enumerate(Annotation(shape, "x") for shape in shapes), SIZE, "dense", [])
+    view = view_of(enumerate(Annotation(shape, "x") for shape in shapes), SIZE, "dense")
     actions = (crop(**changes).draw(view, np.random.default_rng(index)) for index in range(count))
     return np.array([action.window[:2] for action in actions])
 
@@ -143,15 +142,7 @@ def test_each_flip_and_turn_moves_a_pixels_edges_to_where_it_was_drawn_by_hand(i
 
 def turned(whole, index):
     """The sample after the ``index``-th flip or turn, and which draw gave it."""
-    compose = Compose(
-        ops={"flip_turn": FlipTurn(p=1.0)},
-        order=["flip_turn"],
-        min_coverage=0.3,
-        bypass_prob=0.0,
-        fill=128,
-        share_draw=False,
-    )
-    return compose(whole, (0, 0, index))
+    return compose(flip_turn=op("flip_turn"))(whole, (0, 0, index))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 34)])

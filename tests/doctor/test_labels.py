@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from qcvl.augment.base import Compose
 from qcvl.augment.color import ColorJitter
 from qcvl.data.chat import IGNORE
 from qcvl.data.sampling import shuffled
 from qcvl.doctor.labels import KINDS, SAMPLES, audit_labels, audit_report, save_audit
 from qcvl.errors import DataError
+from tests.augment.ops import compose
 
 
 @pytest.fixture
@@ -133,8 +133,7 @@ def test_overlong_samples_are_counted(make_data, make_datamodule, dataset):
 
 def test_nothing_of_a_run_is_drawn_or_moved(make_datamodule):
     jitter = ColorJitter(p=1, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(0, 0.1))
-    settings = {"min_coverage": 0.2, "bypass_prob": 0, "fill": 0, "share_draw": True}
-    augment = Compose(ops={"jitter": jitter}, order=["jitter"], **settings)
+    augment = compose(jitter=jitter, fill=0, share_draw=True)
     dataset = make_datamodule(augment=augment).train_dataset()
 
     def states():

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qcvl.doctor.pictures import draw_record
+from qcvl.data.samples import build_sample
+from qcvl.doctor.pictures import draw_augmented, draw_record, what_was_done
 from qcvl.errors import DataError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.records import Record
@@ -10,6 +11,7 @@ from qcvl.schema.types import Annotation
 from qcvl.viz.compare import MIN_SIDE_PX
 from qcvl.viz.draw import desc_styles
 from qcvl.viz.sheet import MARGIN_PX
+from tests.augment.ops import compose, op
 
 BOX = Annotation(Shape("bbox_2d", [[10, 10], [30, 30]]), "plate", image=1)
 
@@ -48,3 +50,21 @@ def test_a_record_that_is_a_file_of_its_own_is_named_by_the_file_alone(record):
         Record(images=("a.png",), path=path, line=line) for path, line in zip(files, (3, None), strict=True)
     )
     np.testing.assert_array_equal(draw_record(by_line)[0], draw_record(by_file)[0])
+
+
+def test_draws_stand_beside_the_photo_at_its_scale(record):
+    before = build_sample(record, "dense")
+    half = compose(crop=op("center_crop", scale=0.5, min_coverage=0.0))(before, (0, 0, 0))
+    rows = draw_augmented(record, before, [half, half])
+    assert len(rows) == 2  # one a photo
+    assert [row.shape[1] for row in rows] == [3 * MIN_SIDE_PX + 4 * MARGIN_PX] * 2
+    grey = (np.abs(rows[0].astype(int) - 128).max(axis=2) < 2).any(axis=0)
+    widths = [grey[MARGIN_PX + i * (MIN_SIDE_PX + MARGIN_PX) :][:MIN_SIDE_PX].sum() for i in range(3)]
+    assert abs(widths[0] - 320) < 4 and all(abs(width - 160) < 4 for width in widths[1:])
+
+
+def test_what_was_done_names_the_applied_ops_first_and_then_all_other_counts():
+    telemetry = {"hflip/applied": 1, "rotate/skipped": 1, "rotate/not_drawn": 1, "crop/skipped": 1, "crop/has_line": 1}
+    telemetry |= {"gamma/applied": 2, "objects/dropped": 0, "relabel/changed_descs": 3}
+    assert what_was_done(telemetry) == "hflip, gamma; crop/has_line 1; relabel/changed_descs 3"
+    assert what_was_done({"objects/dropped": 0}) == "nothing applied"

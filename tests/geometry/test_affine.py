@@ -15,6 +15,7 @@ from qcvl.geometry import (
     pixel_center_matrix,
     rotation_matrix,
     scale_matrix,
+    shear_matrix,
     to_grid,
     transform_shape,
     translation_matrix,
@@ -28,10 +29,11 @@ FRAME = 256
 
 @st.composite
 def matrices(draw: st.DrawFn) -> np.ndarray:
-    """A turn, a scaling, perhaps a flip and a shift that keep the middle of a 256 px frame inside it."""
+    """A turn, a scaling, a shear, perhaps a flip and a shift that keep the middle of a 256 px frame inside it."""
     middle = (FRAME / 2, FRAME / 2)
     matrix = rotation_matrix(draw(st.floats(-180, 180)), middle)
     matrix = matrix @ scale_matrix(draw(st.floats(0.7, 1.3)), draw(st.floats(0.7, 1.3)), middle)
+    matrix = shear_matrix(draw(st.floats(-8, 8)), draw(st.floats(-8, 8)), middle) @ matrix
     if draw(st.booleans()):
         matrix = hflip_matrix(FRAME) @ matrix
     return translation_matrix(draw(st.floats(-15, 15)), draw(st.floats(-15, 15))) @ matrix
@@ -155,3 +157,13 @@ def test_flip_then_draw_is_the_mirrored_picture(ring):
     # OpenCV paints the outline too, unevenly by one fine pixel: up to 0.2 of a pixel, far from a shift by one.
     np.testing.assert_allclose(draw_mask(apply_affine(ring, hflip_matrix(FRAME))), draw_mask(ring)[:, ::-1], atol=0.3)
     np.testing.assert_allclose(draw_mask(apply_affine(ring, vflip_matrix(FRAME))), draw_mask(ring)[::-1], atol=0.3)
+
+
+def test_a_shear_leans_upright_lines_by_the_first_angle_and_level_ones_by_the_second():
+    matrix = shear_matrix(30, 0, (50, 20))
+    assert apply_affine([[50, 20], [50, 10], [60, 20]], matrix) == pytest.approx(
+        np.array([[50, 20], [50 - 10 * np.tan(np.pi / 6), 10], [60, 20]])
+    )
+    assert shear_matrix(0, 30, (50, 20)) == pytest.approx(
+        np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]]) @ shear_matrix(30, 0, (20, 50)) @ [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    )
