@@ -54,6 +54,8 @@ def draw_truth(folder: Path, sources: Mapping[str, Sequence[Record]]) -> list[Pa
             drawn = draw_record(record)
             for number, picture in enumerate(drawn):
                 pictures[f"{source}-{index:04d}{f'-{number}' if len(drawn) > 1 else ''}"] = picture
+    if not pictures:
+        raise DataError(f"the records of {', '.join(sources)} have no image to draw; give others or raise limit")
     paths = [save_png(folder / "pictures" / f"{name}.png", picture) for name, picture in pictures.items()]
     return [*paths, save_png(folder / "sheet.png", contact_sheet(list(pictures.values())))]
 

@@ -11,9 +11,9 @@ from qcvl.errors import DataError
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record, read_records
 from qcvl.schema.settings import settings
-from qcvl.schema.types import Pairing
+from qcvl.schema.types import Pairing, Task
 
-Sampling = Literal["dense", "summary", "mixed"]
+Sampling = Literal["dense", "summary", "mixed", "chat"]
 
 
 @runtime_checkable
@@ -31,8 +31,8 @@ class Source(Protocol):
         ...
 
     @property
-    def task(self) -> Literal["dense", "summary"] | None:
-        """The task of all its samples, or None for the run's sampling."""
+    def task(self) -> Task | None:
+        """The task of all its samples, or None for the run's sampling (and chat where there are messages alone)."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class JsonlSource:
 
     path: str
     repeat: float = Field(gt=0)
-    task: Literal["dense", "summary"] | None
+    task: Task | None
     prompts: Prompts | None
     complete: ClassVar[bool] = False
 
@@ -95,7 +95,8 @@ class Data:
     """Everything the datamodule needs to know about records and batches.
 
     ``train`` and ``val`` are a path, ``{name: path or source}``, or null for nothing. ``sampling=mixed`` makes a sample
-    dense with probability ``dense_share`` and a summary otherwise. ``val_generate`` is how many validation records are
+    dense with probability ``dense_share`` and a summary otherwise; a record with messages and without objects is a chat
+    sample whatever the sampling (see ``completeness.sampling_of``). ``val_generate`` is how many validation records are
     answered by generation when the model is scored during training (0: none; null: all).
 
     ``pair`` says what is seen of records that are an aligned photo and its template (see ``data.pairs``). With

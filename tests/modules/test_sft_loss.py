@@ -144,3 +144,32 @@ def test_the_trainers_state_holds_trained_parameters_only_and_they_load_back(mak
     assert state and all("lora_" in name for name in state)
     second.load_state_dict(state, strict=False)
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in state.items())
+
+
+@pytest.fixture
+def talk(make_datamodule, make_data, conversations):
+    """Encoded training samples: two texts alone, a conversation with two photos, and a dense sample."""
+    train = {name: str(conversations / f"{name}.jsonl") for name in ("text", "chat", "en")}
+    dataset = make_datamodule(data=make_data(train=train, sampling="dense")).train_dataset()
+    return [dataset[(0, index)] for index in (0, 1, 4, 10)]
+
+
+def test_conversations_packed_with_photos_have_the_loss_and_the_gradients_they_have_alone(module, talk):
+    parts = [collate([item]) for item in talk]
+    counts = [int((batch["labels"] != IGNORE).sum()) for batch in parts]
+    alone = sum(module.losses(batch)["sft_sum"] for batch in parts) / sum(counts)
+    alone.backward()
+    expected = gradients(module)
+    packed = mean_loss(module, collate(talk))
+    packed.backward()
+    assert packed.item() == pytest.approx(alone.item(), rel=1e-5)
+    found = gradients(module)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_text_alone_has_the_loss_of_plain_transformers(module, plain, talk):
+    batch = collate(talk[:1])
+    expected = plain(input_ids=batch["input_ids"], labels=batch["labels"]).loss
+    assert mean_loss(module, batch).item() == pytest.approx(expected.item(), abs=1e-4)
