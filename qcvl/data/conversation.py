@@ -34,12 +34,14 @@ def conversations_of(
     """
     for record in records:
         task: Task = "chat" if record.messages else "dense" if record.annotated else "summary"
-        left_out = {"width, height": len(record.sizes) > 0}
-        left_out |= {"objects": len(record.annotations) if task == "chat" else 0}
-        left_out |= {"summary": record.summary is not None and task != "summary"}
+        left_out = {
+            "width, height": int(len(record.sizes) > 0),
+            "objects": len(record.annotations) if task == "chat" else 0,
+            "summary": int(record.summary is not None and task != "summary"),
+        }
         for name, count in left_out.items():
             if count:
-                dropped[name] = dropped.get(name, 0) + int(count)
+                dropped[name] = dropped.get(name, 0) + count
         messages = record.messages if task == "chat" else _exchange(record, task, prompts, answer_format)
         yield replace(record, messages=messages, annotations=(), annotated=False, sizes=(), summary=None)
 

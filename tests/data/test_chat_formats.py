@@ -364,7 +364,8 @@ def test_objects_that_do_not_fit_their_placeholders_are_refused(refusal, board, 
 
 def test_pixels_need_the_image_they_are_pixels_of(refusal):
     found = refusal("ms_swift", grounding("<bbox>", {"ref": ["x"], "bbox": [[1, 2, 3, 4]]}))
-    assert "images[0]" in found and "not found" in found and "turns pixels into thousandths" in found
+    assert found.startswith("images[0] (") and "board.png) not found" in found
+    assert "its size turns pixels into thousandths" in found
 
 
 @pytest.mark.parametrize(

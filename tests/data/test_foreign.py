@@ -107,7 +107,10 @@ def test_what_is_no_file_of_samples_is_refused_with_what_is_expected(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"a": 1},\n{"a": }]', "x.json:2: is not valid JSON (unexpected character at column 7)"),
+        (
+            '[{"a": 1},\n{"a": }]',
+            "x.json:2: is not valid JSON (unexpected character, expected a JSON value at column 7)",
+        ),
         ('{"a": 1}\n{"a": 2', "x.json:2: is not valid JSON"),
         ('{"a": 1,\n"b": "\n"}', "x.json:2: is not valid JSON"),
         ("", "x.json:1: is not valid JSON"),

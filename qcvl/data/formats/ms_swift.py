@@ -186,10 +186,10 @@ def _size(images: Sequence[str], owner: object, where: str) -> tuple[int, int]:
     if type(owner) is not int or not 0 <= owner < len(images):
         raise RecordError(f"is {owner!r}; expected the number of one of {len(images)} images", field=where)
     try:
-        return image_size(images[owner], f"images[{owner}]")
+        return image_size(images[owner], "")
     except DataError as problem:
-        reason = f"{problem}; its size turns pixels into thousandths, so copy it there or give bbox_type norm1"
-        raise RecordError(reason) from None
+        reason = f"{problem}; its size turns pixels into thousandths: copy it there, or give shares and bbox_type norm1"
+        raise RecordError(reason.strip(), field=f"images[{owner}]") from None
 
 
 def _opened(name: str, folder: Path) -> str:
