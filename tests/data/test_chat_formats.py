@@ -502,3 +502,40 @@ def test_every_reader_is_a_format_of_convert():
     from qcvl.data import formats
 
     assert set(FORMATS) <= {module.name for module in iter_modules(formats.__path__)}
+
+
+JUNK = (None, True, 0, -1, 1.5, "", "x", "<image>", [], ["x"], [[]], [3], {}, {"x": 1}, {"bytes": 1}, {"path": "a"})
+TALK = [
+    {"role": "system", "content": "S"},
+    {"role": "user", "content": [part("image"), part("image_url", image_url={"url": "a.png"}), part("text", text="Q")]},
+    {"role": "assistant", "content": "A", "loss": True},
+]
+TAGGED = {"system": "S", "image": ["a.png"], "data_path": "x", "metadata": {}, **talk("<image>Q", "A")}
+GROUNDED = grounding("<bbox>", {"ref": ["x"], "bbox": [[0.1, 0.2]], "bbox_type": "norm1", "image_id": [0]})
+ASKED = {"query": "Q", "response": "A", "history": [["q", "a"]], "system": "S", "images": ["a.png"]}
+
+
+def spoilt(value):
+    """The value with one of its parts, at any depth, replaced by something else."""
+    yield from JUNK
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        for other in spoilt(value[key]):
+            changed = value.copy()
+            changed[key] = other
+            yield changed
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("sample", [{"messages": TALK, "images": ["b.png"]}, TAGGED, GROUNDED, ASKED], ids=range(4))
+def test_a_sample_spoilt_anywhere_is_a_record_or_a_record_error(tmp_path, name, sample):
+    to_records = import_module(f"qcvl.data.formats.{name}").to_records
+    refused = 0
+    for changed in spoilt(sample):
+        (tmp_path / "any.json").write_text(json.dumps([changed]))
+        try:
+            records = list(to_records(tmp_path / "any.json", "train", tmp_path))
+        except RecordError:
+            refused += 1
+        else:
+            assert [as_read_again(record) for record in records] == records
+    assert refused > 50

@@ -108,9 +108,9 @@ def _kind(item: object, turn: Turn, where: str) -> str:
     if not isinstance(item, dict):
         raise RecordError(f"is {describe(item)}; expected a part with a type", field=where)
     kind = item.get("type")
-    if kind in UNREAD:
+    if isinstance(kind, str) and kind in UNREAD:
         raise RecordError(f'is "{kind}", but {UNREAD[kind]}', field=f"{where}.type")
-    if kind not in KEYS:
+    if not isinstance(kind, str) or kind not in KEYS:
         found = f'is "{kind}"' if isinstance(kind, str) else "is missing" if kind is None else f"is {describe(kind)}"
         raise RecordError(f"{found}; expected {', '.join(KEYS)}", field=f"{where}.type")
     for key, value in item.items():

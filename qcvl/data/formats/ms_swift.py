@@ -19,6 +19,7 @@ trained on (clamped to 0..1000). Pixels (``bbox_type: real``, the default) are d
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -126,18 +127,20 @@ class Objects:
         """From the JSON value of ``objects``; ``images`` are the sample's, as they can be opened."""
         if not isinstance(raw, dict):
             raise RecordError(f"is {describe(raw)}; expected an object with ref and bbox", field="objects")
-        refs, boxes = raw.get("ref") or [], raw.get("bbox") or []
+        refs, boxes, numbers = (_listed(raw, key) for key in ("ref", "bbox", "image_id"))
         kind = raw.get("bbox_type") or "real"
         if kind not in ("real", "norm1"):
             raise RecordError(f"is {kind!r}; expected real or norm1", field="objects.bbox_type")
-        numbers = raw.get("image_id") or []
         owners = [*numbers, *[0] * (len(boxes) - len(numbers))]
         texts = []
         for index, (box, owner) in enumerate(zip(boxes, owners, strict=False)):
             where = f"objects.bbox[{index}]"
             size = (1, 1) if kind == "norm1" else _size(images, owner, f"objects.image_id[{index}]")
             texts.append(_box_text(box, size, where))
-        return cls([str(ref) for ref in refs], texts)
+        for index, ref in enumerate(refs):
+            if not isinstance(ref, str):
+                raise RecordError(f"is {describe(ref)}; expected the name of an object", field=f"objects.ref[{index}]")
+        return cls(refs, texts)
 
     def fill(self, text: str, where: str) -> str:
         """The text with its placeholders replaced by the next names and boxes."""
@@ -159,6 +162,13 @@ class Objects:
                 raise RecordError(f"has {len(values)} entries for {self.taken[tag]} {tag}", field=f"objects.{key}")
 
 
+def _listed(raw: Mapping[str, Any], key: str) -> list[Any]:
+    values = raw.get(key, [])
+    if values is not None and not isinstance(values, list):
+        raise RecordError(f"is {describe(values)}; expected a list", field=f"objects.{key}")
+    return values or []
+
+
 def _filled(messages: Sequence[Message], objects: Objects) -> tuple[Message, ...]:
     filled = tuple(
         Message(
@@ -174,7 +184,8 @@ def _filled(messages: Sequence[Message], objects: Objects) -> tuple[Message, ...
 def _box_text(box: object, size: tuple[int, int], where: str) -> str:
     """``[x1, y1, x2, y2]`` (or a point, or a polygon) in thousandths of ``size``, rounded as ms-swift does."""
     numbers = box if isinstance(box, list) else []
-    if not numbers or len(numbers) % 2 or not all(type(value) in (int, float) for value in numbers):
+    sound = all(type(value) in (int, float) and isfinite(value) for value in numbers)
+    if not sound or not numbers or len(numbers) % 2:
         raise RecordError(f"is {box!r}; expected x, y pairs", field=where)
     if len(numbers) == 4 and (numbers[0] > numbers[2] or numbers[1] > numbers[3]):
         raise RecordError(f"is {box!r}; a box needs x1 <= x2 and y1 <= y2", field=where)
