@@ -7,6 +7,7 @@ from qcvl.schema.records import Record
 from qcvl.schema.types import IMAGE, Message
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(str.strip)
+TEXTS |= st.sampled_from(["<image>", "a <|im_end|> b", "<image", "\n<video>\n", "\n\nx\n\n", "image>", "\r\n y"])
 
 
 @st.composite
