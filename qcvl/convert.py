@@ -11,6 +11,7 @@ from qcvl import config
 from qcvl.composition.recipes import writing as recipes
 from qcvl.composition.roots import Convert
 from qcvl.composition.targets import locate, refusal
+from qcvl.data.conversation import conversations_of
 from qcvl.data.reading import Notice, Reader, Writer, find_reader, find_writer, summarize, told_apart
 from qcvl.errors import ConfigError, DataError
 from qcvl.schema.records import Record
@@ -31,16 +32,19 @@ def convert(cfg: DictConfig) -> Path:
         raise ConfigError(f"output: {output} exists and is left as it is; name another file or remove it")
     if settings.format in recipes.NAMES:
         return convert_settings(Path(settings.input), output)
-    read, write = reader(settings), find_writer(settings.to)
+    read, (write, chats) = reader(settings), find_writer(settings.to)
     root = Path(settings.root) if settings.root else None
     records, notices = told_apart(read(Path(settings.input), settings.split, root))
     if not records:
         found = "".join(f"; {line}" for line in summarize(notices))
         raise DataError(f"{settings.input}: no records in split={settings.split}{found}; give another folder or split")
+    objects = sum(len(record.annotations) for record in records)
+    if chats:
+        records, left_out = told_apart(conversations_of(records, settings.prompts, settings.answer))
+        notices += left_out
     notices += write_whole(write, records, output)
     from rich.console import Console
 
-    objects = sum(len(record.annotations) for record in records)
     for line in (
         f"{len(records):,} records with {objects:,} objects: {output}",
         *(f"note {line}" for line in summarize(notices)),

@@ -9,6 +9,7 @@ from qcvl import config
 from qcvl.composition.cost import Meter, write_cost
 from qcvl.composition.opening import open_model
 from qcvl.composition.roots import Evaluate
+from qcvl.errors import DataError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +43,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     predictor = with_tiles(whole, settings.tiles, opened.answer_format)
     meter = Meter()
     answers = predict_sources(predictor, datamodule, settings.limit)
+    if not answers:
+        raise DataError("data.val holds conversations alone, whose answers have no score; add records with objects")
     cost = cost_of_answers(meter, opened.model, sum(map(len, answers.values())))
     analysis = analyse(
         records, answers, threshold=settings.threshold, overlap=settings.iou, grouping=grouping, seed=settings.seed

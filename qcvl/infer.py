@@ -58,7 +58,11 @@ def records_of(source: Path) -> list[Record]:
         DataError: when there is nothing to answer about.
     """
     if source.suffix == ".jsonl":
-        return read_records(source)
+        records = read_records(source)
+        for record in records:
+            if not record.images:
+                raise DataError(f"{record.where}: has no image to answer about; leave the record out")
+        return records
     if source.is_dir():
         photos = sorted(path for path in source.rglob("*") if path.suffix.lower() in PHOTOS)
         if not photos:

@@ -88,6 +88,8 @@ def draw_pictures(
             drawn = draw(record, next(shown))
             for number, picture in enumerate(drawn):
                 pictures[f"{source}-{index:04d}{f'-{number}' if len(drawn) > 1 else ''}"] = picture
+    if not pictures:
+        raise DataError(f"the records of {', '.join(sources)} have no image to draw; give others or raise limit")
     paths = [save_png(folder / "pictures" / f"{name}.png", picture) for name, picture in pictures.items()]
     sheet = contact_sheet(list(pictures.values()), columns=columns, width=share * THUMBNAIL_PX)
     return [*paths, save_png(folder / "sheet.png", sheet)]

@@ -103,6 +103,32 @@ def _write_scene(folder: Path, index: int, language: str) -> str:
     return Record(images=(file,), annotations=tuple(notes), sizes=(size,), summary=scene.summary).to_json() + "\n"
 
 
+@pytest.fixture(scope="session")
+def conversations(scenes):
+    """The folder of ``scenes`` with ``chat.jsonl`` (6 records, every other one without image), ``text.jsonl`` (4)."""
+    from qcvl.schema.records import Record
+    from qcvl.schema.types import IMAGE, Message
+
+    def write(name: str, records: list[Record]) -> None:
+        (scenes / name).write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+
+    def exchange(asked: tuple, number: int) -> tuple[Message, ...]:
+        return Message("user", asked), Message("assistant", (f"answer {number}, {'very ' * number}sure",))
+
+    alone = [Record(images=(), messages=exchange((f"question {n}?",), n), annotated=False) for n in range(6)]
+    shown = [
+        Record(
+            images=(f"en_{n}.png", f"zh_{n}.png"),
+            messages=(*exchange((IMAGE, f"what is {n}?"), n), *exchange(("and here?", IMAGE), n + 1)),
+            annotated=False,
+        )
+        for n in range(6)
+    ]
+    write("chat.jsonl", [(alone if n % 2 else shown)[n] for n in range(6)])
+    write("text.jsonl", alone[:4])
+    return scenes
+
+
 @pytest.fixture
 def make_data(scenes):
     """``make_data(**changes)``: data settings over ``zh`` and ``en`` for training and ``en`` for validation."""

@@ -206,3 +206,13 @@ def test_the_command_draws_the_truth_without_torch(photos, tmp_path):
     for line in done.stdout.splitlines():
         assert Image.open(line.removeprefix("picture ")).format == "PNG"
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_conversations_without_images_have_nothing_to_draw(photos, draw, tmp_path):
+    talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    with pytest.raises(DataError, match="the records of train have no image to draw; give others or raise limit"):
+        draw("split=train", f"data.train={tmp_path}/talk.jsonl")
+    photos("val.jsonl", 1)
+    both = f"data.train={{talk: {tmp_path}/talk.jsonl, photos: {tmp_path}/val.jsonl}}"
+    assert draw("split=train", both) == ["pictures/photos-0000.png", "sheet.png"]

@@ -28,6 +28,8 @@ class PairShift:
         """A shift uniform in ``±max_px`` along each axis, in parts of a pixel."""
         if rng.random() >= self.p:
             return Skip(NOT_DRAWN)
+        if view.task == "chat":  # its photos are never fused
+            return Skip("chat_photo")
         dx, dy = rng.uniform(-self.max_px, self.max_px, 2).tolist()
         return Recolor(partial(_shifted, dx=dx, dy=dy))
 

@@ -61,7 +61,7 @@ class GenerationEvaluation(pl.Callback):
     def _show(self, trainer: pl.Trainer, results: Mapping[str, Result]) -> None:
         """Draw the first photos of each source, on disk and for the trackers."""
         assert isinstance(trainer.datamodule, VLDataModule)
-        for name in trainer.datamodule.val_names():
+        for name in filter(None, results):  # sources of which something was asked; "" is all together
             items = trainer.datamodule.evaluation_items(name, self.panels)
             folder = self.folder / f"step-{trainer.global_step}"
             panels = write_panels(folder, name, items, results[name].predictions)

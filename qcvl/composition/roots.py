@@ -143,11 +143,14 @@ class Visualize(Root):
 class Convert(Root):
     """``python -m qcvl.convert``: rewrites the data set ``input`` of one ``format`` as ``output`` in the format ``to``.
 
-    ``root`` is the folder of its photos; None: where the format itself says they are.
+    ``root`` is the folder of its photos; None: where the format itself says they are. ``prompts`` and ``answer`` are
+    what formats of conversations ask and answer about records with objects or a summary.
     """
 
     format: str
     to: str
+    prompts: Any
+    answer: Any
     input: str
     output: str
     split: Literal["train", "val"]

@@ -4,8 +4,8 @@ Two rules keep them exact:
 
 * the template never sees a user's text: it renders private marks in its place, so that only the template's own special
   tokens are special, and a desc holding ``<|im_end|>`` or ``<image>`` is plain text;
-* the answer is what the rendering with the answer adds to the rendering without it, and is tokenized by itself, as it
-  will be when the model writes it.
+* an answer is what the rendering with the answer adds to the rendering without it, and is tokenized by itself, as it
+  will be when the model writes it; of several, each is found so, turn by turn.
 """
 
 import re
@@ -41,33 +41,47 @@ def encode_question(processing: Processing, question: Sequence[dict], grids: np.
     return _token_ids(processing, rendered, texts, _cells(processing, rendered, grids, "a question"))
 
 
-def encode_exchange(
-    processing: Processing, question: Sequence[dict], answer: str, grids: np.ndarray, where: str
+def encode_conversation(
+    processing: Processing, messages: Sequence[dict], grids: np.ndarray, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and labels, int64 ``[L]``, of a question and its answer.
+    """Ids and labels, int64 ``[L]``, of a whole conversation.
 
-    Labels are the answer through its end-of-turn token; everything else is -100.
+    Labels are every turn of the assistant through its end-of-turn token; everything else is -100.
 
     Raises:
-        DataError: when the template renders the question differently once the answer follows, when the answer has no
-            end-of-turn token, or when media and grids do not match.
+        DataError: when the template renders a turn differently once others follow, when an answer has no end-of-turn
+            token, or when media and grids do not match.
     """
-    marked, texts = _mark_texts([*question, {"role": "assistant", "content": answer}])
-    before = render(processing, marked[:-1], add_generation_prompt=True)
+    marked, texts = _mark_texts(messages)
     whole = render(processing, marked, add_generation_prompt=False)
-    if not whole.startswith(before):
-        raise DataError(f"{where}: the chat template renders the question differently once the answer follows")
     cells = _cells(processing, whole, grids, where)
-    start = _token_ids(processing, before, texts, cells)
-    rest = _token_ids(processing, whole[len(before) :], texts, cells)
-    ends = np.flatnonzero(rest == processing.turn_end)
-    if not len(ends):
-        raise DataError(f"{where}: the rendered answer has no end-of-turn token")
-    ids = np.concatenate([start, rest])
-    labels = np.full(len(ids), IGNORE, dtype=np.int64)
-    answered = slice(len(start), len(start) + int(ends[0]) + 1)
-    labels[answered] = ids[answered]
-    return ids, labels
+    ids, labels, done = [], [], 0
+    for start, end in _answers(processing, marked, whole, where):
+        asked = _token_ids(processing, whole[done:start], texts, cells)
+        answer = _token_ids(processing, whole[start:end], texts, cells)
+        ends = np.flatnonzero(answer == processing.turn_end)
+        if not len(ends):
+            raise DataError(f"{where}: the rendered answer has no end-of-turn token")
+        trained = np.arange(len(answer)) <= ends[0]
+        ids += [asked, answer]
+        labels += [np.full(len(asked), IGNORE), np.where(trained, answer, IGNORE)]
+        done = end
+    rest = _token_ids(processing, whole[done:], texts, cells)
+    return np.concatenate([*ids, rest]), np.concatenate([*labels, np.full(len(rest), IGNORE)])
+
+
+def _answers(processing: Processing, marked: Sequence[dict], whole: str, where: str) -> Iterator[tuple[int, int]]:
+    """Where each answer stands in the ``whole`` rendering: from the end of what asks for it to the end of its turn."""
+    for number, message in enumerate(marked):
+        if message["role"] != "assistant":
+            continue
+        before = render(processing, marked[:number], add_generation_prompt=True)
+        after = render(processing, marked[: number + 1], add_generation_prompt=False)
+        if not after.startswith(before):
+            raise DataError(f"{where}: the chat template renders the question differently once the answer follows")
+        if not whole.startswith(after):
+            raise DataError(f"{where}: the chat template renders turn {number} differently once another follows")
+        yield len(before), len(after)
 
 
 def _cells(processing: Processing, rendered: str, grids: np.ndarray, where: str) -> Iterator[int]:

@@ -1,6 +1,5 @@
 """The one LightningDataModule: SFT, GKD, evaluation and previews all read through it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -157,14 +156,18 @@ class VLDataModule(pl.LightningDataModule):
         return list(self.data.sources("val"))
 
     def evaluation_items(self, name: str, limit: int | None) -> list[EvaluationItem]:
-        """What to ask about one validation source: its first ``limit`` records, once for every task it samples."""
+        """What to ask about one validation source: its first ``limit`` records, once for every task it samples.
+
+        Nothing is asked about a conversation: it has a loss, and no answer that could be counted right or wrong.
+        """
         source = next(source for source in self.sources("val") if source.name == name)
-        tasks: Sequence[Task] = ("dense", "summary") if source.sampling == "mixed" else (source.sampling,)
+        asked: tuple[Task, ...] = ("dense", "summary")
         records = [source.records[index] for index in range(len(source.records))[:limit]]
         return [
             EvaluationItem(record, index, task, source.prompts, self.pairing)
-            for task in tasks
+            for task in asked
             for index, record in enumerate(records)
+            if source.sampling_of(record) in (task, "mixed")
         ]
 
     def answer_length(self, item: EvaluationItem) -> int:

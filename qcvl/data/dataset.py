@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from qcvl.augment.base import Compose
 from qcvl.augment.crop import SampleCrop
 from qcvl.data.cache import SampleCache
-from qcvl.data.completeness import missing_parts
+from qcvl.data.chat import IGNORE
+from qcvl.data.completeness import missing_parts, sampling_of
 from qcvl.data.encode import Encoder, Features
 from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.data.samples import build_sample
@@ -29,13 +30,21 @@ Key = tuple[int, int]  # (epoch, index in that epoch)
 
 @dataclass(frozen=True)
 class OpenSource:
-    """A source whose records are at hand, with the task and prompts its samples get."""
+    """A source whose records are at hand, with the task and prompts its samples get.
+
+    ``fixed`` says that ``sampling`` is the source's own task and not the run's.
+    """
 
     name: str
     records: Sequence[Record]
     repeat: float
     sampling: Sampling
     prompts: Prompts
+    fixed: bool = False
+
+    def sampling_of(self, record: Record) -> Sampling:
+        """What samples of one of its records are."""
+        return sampling_of(record, self.sampling, fixed=self.fixed)
 
 
 def open_source(name: str, source: Source, sampling: Sampling, prompts: Prompts) -> OpenSource:
@@ -47,15 +56,16 @@ def open_source(name: str, source: Source, sampling: Sampling, prompts: Prompts)
     records = source.open()
     if not len(records):
         raise DataError(f"source {name} has no records")
-    opened = OpenSource(name, records, source.repeat, source.task or sampling, source.prompts or prompts)
-    if not source.complete:
+    own, fixed = source.prompts or prompts, source.task is not None
+    opened = OpenSource(name, records, source.repeat, source.task or sampling, own, fixed)
+    if not source.complete or opened.sampling == "chat":  # complete ones have objects and a summary, no messages
         _check_complete(opened)
     return opened
 
 
 def _check_complete(source: OpenSource) -> None:
     for record in source.records:
-        for problem in missing_parts(record, source.sampling, source.name):
+        for problem in missing_parts(record, source.sampling_of(record), source.name):
             raise problem
 
 
@@ -97,7 +107,7 @@ class SampleDataset(Dataset):
         epoch, index = key
         source, record = self._record(key)
         draw = (self.seed, epoch, int(index))
-        task = choose_task(source.sampling, self.dense_share, draw)
+        task = choose_task(source.sampling_of(record), self.dense_share, draw)
         place = tuple(self.rows(epoch)[index].tolist())
         sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
         if self.crops is not None:
@@ -184,12 +194,20 @@ def class_table(sources: Sequence[OpenSource], limit: int = CLASS_LIMIT, scan: i
 
 
 def step_counts(batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """What some micro-batches hold together: label tokens by kind, int64 ``[LABEL_KINDS]``, and visual tokens."""
+    """What some micro-batches hold together: label tokens by kind, int64 ``[LABEL_KINDS]``, and visual tokens.
+
+    Of the visual tokens, those with grounding targets count, where there are any: a chat sample has none.
+    """
     labels = torch.stack([count_labels(batch["label_kinds"]) for batch in batches]).sum(0)
-    cells = sum(int((batch["mm_token_type_ids"] > 0).sum()) for batch in batches)
-    return {"step_labels": labels, "step_cells": torch.tensor(cells)}
+    return {"step_labels": labels, "step_cells": torch.tensor(sum(map(_cells, batches)))}
 
 
 def count_labels(label_kinds: torch.Tensor) -> torch.Tensor:
     """Label tokens of each kind, int64 ``[LABEL_KINDS]``, in a batch's ``label_kinds``."""
     return torch.bincount(label_kinds.flatten().int(), minlength=len(LABEL_KINDS) + 1)[1:]
+
+
+def _cells(batch: Mapping[str, torch.Tensor]) -> int:
+    if "cell_classes" in batch:
+        return int((batch["cell_classes"] != IGNORE).sum())
+    return int((batch["mm_token_type_ids"] > 0).sum())

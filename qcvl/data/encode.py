@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qcvl.data.chat import ask, encode_exchange
+from qcvl.data.chat import IGNORE, ask, encode_conversation
 from qcvl.data.label_kinds import label_kinds
 from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.errors import DataError
-from qcvl.losses.grounding_targets import grounding_targets
+from qcvl.losses.grounding_targets import CONTROL_POINTS, grounding_targets
 from qcvl.models.pixels import to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat, render_answer
+from qcvl.schema.messages import write_messages
 from qcvl.schema.prompts import TaskPrompt
 from qcvl.schema.types import Annotation, Sample, Task
 
@@ -83,19 +84,23 @@ class Encoder:
         """Encode with photos resized into the pixel budget of ``budget``; all else is this encoder's processing."""
         processing = self.processing
         patches, grids = patchify(sample.images, budget, still=True)
-        question = ask(prompt, len(sample.images))
-        answer = self._answer(sample, grids)
-        ids, labels = encode_exchange(processing, question, answer, grids, where)
+        ids, labels = encode_conversation(processing, self._conversation(sample, prompt, grids), grids, where)
         return Features(
             input_ids=ids,
             labels=labels,
-            label_kinds=label_kinds(processing, labels, answer, sample.task),
+            label_kinds=label_kinds(processing, labels, sample.task),
             token_types=(ids == processing.image_pad).astype(np.int64),
             positions=rope_positions(ids, grids, processing),
             patches=patches,
             grids=grids,
             **(self._targets(sample, grids, processing.family.merge_size) if self.classes else {}),
         )
+
+    def _conversation(self, sample: Sample, prompt: TaskPrompt, grids: np.ndarray) -> list[dict]:
+        """A chat sample's own messages, word for word; else the task's prompt and the true answer."""
+        if sample.task == "chat":
+            return write_messages(sample.messages)
+        return [*ask(prompt, len(sample.images)), {"role": "assistant", "content": self._answer(sample, grids)}]
 
     def _answer(self, sample: Sample, grids: np.ndarray) -> str:
         side = self.processing.family.patch_size
@@ -104,6 +109,11 @@ class Encoder:
         return true_answer(sample.task, sample.annotations, sample.summary, sizes, seen, self.answer_format)
 
     def _targets(self, sample: Sample, grids: np.ndarray, merge_size: int) -> dict[str, np.ndarray]:
+        """Targets of the auxiliary loss; the cells of a chat sample have none, whatever its photos show."""
+        if sample.task == "chat":
+            cells = int(grids.prod(1).sum()) // merge_size**2
+            classes = np.full(cells, IGNORE, dtype=np.int64)
+            return {"cell_classes": classes, "cell_points": np.zeros((cells, 2 * CONTROL_POINTS), dtype=np.float32)}
         found = []
         for index, (_, rows, columns) in enumerate(grids):
             mine = [note for note in sample.annotations if note.image == index and note.desc in self.classes]
@@ -115,14 +125,18 @@ class Encoder:
                     (int(rows) // merge_size, int(columns) // merge_size),
                 )
             )
-        classes, points = zip(*found, strict=True)
-        return {"cell_classes": np.concatenate(classes), "cell_points": np.concatenate(points)}
+        classes, points = (np.concatenate(rows) for rows in zip(*found, strict=True))
+        return {"cell_classes": classes, "cell_points": points}
 
 
 def patchify(
     images: Sequence[np.ndarray], processing: Processing, *, still: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """All patches ``[N, patch dim]`` and grids ``[images, 3]`` of a sample's images; see ``to_patches``."""
+    if not images:
+        side = processing.family.factor
+        blank, _ = to_patches(np.zeros((side, side, 3), np.uint8), processing, still=still)
+        return blank[:0], np.zeros((0, 3), dtype=np.int64)
     pairs = [to_patches(image, processing, still=still) for image in images]
     rows = pairs[0][0] if len(pairs) == 1 else np.concatenate([patches for patches, _ in pairs])
     return rows, np.array([grid for _, grid in pairs], dtype=np.int64)

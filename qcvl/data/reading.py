@@ -1,7 +1,8 @@
 """What the readers and writers of ``qcvl.data.formats`` are, and what they share.
 
 A format is a module there. ``to_records(path, split, root)`` reads a data set as a stream of Records and Notices;
-``write(records, output)`` writes one and returns the Notices of what it could not write. Either may be absent.
+``write(records, output)`` writes one and returns the Notices of what it could not write. A format of conversations has
+``write_chats(records, output)`` instead, which gets chat records (see ``data.conversation``). Any may be absent.
 
     path    the file or folder the user named
     split   train or val, for a data set that lists its own splits
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any, Literal
 
 from qcvl.data import formats
@@ -48,28 +50,30 @@ Reader = Callable[[Path, Split, Path | None], Iterator[Record | Notice]]
 Writer = Callable[[Sequence[Record], Path], list[Notice]]
 
 
-def known_formats(function: Literal["to_records", "write"]) -> list[str]:
-    """Names of the formats that can be read (``to_records``) or written (``write``)."""
+def known_formats(*functions: Literal["to_records", "write", "write_chats"]) -> list[str]:
+    """Names of the formats that have one of these functions."""
     names = sorted(module.name for module in iter_modules(formats.__path__))
-    return [name for name in names if hasattr(import_module(f"{formats.__name__}.{name}"), function)]
+    return [name for name in names if any(hasattr(_module(name), function) for function in functions)]
 
 
 def find_reader(name: str) -> Reader:
     """``to_records`` of a format; raises ConfigError with the known ones."""
-    return _find(name, "to_records", "format")
+    if name not in (known := known_formats("to_records")):
+        raise ConfigError(f"format: {name} is unknown; expected {', '.join(known)} or the dotted path of a reader")
+    return _module(name).to_records
 
 
-def find_writer(name: str) -> Writer:
-    """``write`` of a format; raises ConfigError with the known ones."""
-    return _find(name, "write", "to")
+def find_writer(name: str) -> tuple[Writer, bool]:
+    """The writer of a format, and whether it writes chat records; raises ConfigError with the known ones."""
+    if name not in (known := known_formats("write", "write_chats")):
+        raise ConfigError(f"to: {name} is unknown; expected {', '.join(known)}")
+    module = _module(name)
+    chats = hasattr(module, "write_chats")
+    return (module.write_chats if chats else module.write), chats
 
 
-def _find(name: str, function: Literal["to_records", "write"], key: str) -> Any:
-    known = known_formats(function)
-    if name not in known:
-        also = " or the dotted path of a reader" if key == "format" else ""
-        raise ConfigError(f"{key}: {name} is unknown; expected {', '.join(known)}{also}")
-    return getattr(import_module(f"{formats.__name__}.{name}"), function)
+def _module(name: str) -> ModuleType:
+    return import_module(f"{formats.__name__}.{name}")
 
 
 def told_apart(stream: Iterable[Record | Notice]) -> tuple[list[Record], list[Notice]]:

@@ -35,11 +35,14 @@ def load_photo(record: Record, index: int) -> np.ndarray:
 def build_sample(record: Record, task: Task, pairing: Pairing | None = None) -> Sample:
     """Decode a record's photos into a sample with all its annotations; of a pair, what ``pairing`` shows of it.
 
+    A chat sample shows all photos as they are: its messages have a place for each.
+
     Raises:
         RecordError: for a photo that cannot be read, a template that is missing or of another size, or an object that
             lies in an image the pairing leaves out.
     """
     count = len(record.annotations)
+    pairing = None if task == "chat" else pairing
     wanted = 1 if pairing == "photo" else len(record.images)
     try:
         images = pair_images([load_photo(record, index) for index in range(wanted)], pairing)
@@ -56,6 +59,7 @@ def build_sample(record: Record, task: Task, pairing: Pairing | None = None) -> 
         annotations=record.annotations,
         task=task,
         summary=record.summary,
+        messages=record.messages,
         kept_indices=tuple(range(count)),
         coverages=(1.0,) * count,
     )

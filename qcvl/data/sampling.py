@@ -11,7 +11,7 @@ _TASK, _ORDER, _SHARE = 1, 2, 3  # separate random streams, so that adding one d
 
 
 def choose_task(sampling: Sampling, dense_share: float, key: tuple[int, int, int]) -> Task:
-    """``"dense"`` or ``"summary"`` for one sample; ``mixed`` draws dense with probability ``dense_share``."""
+    """The task of one sample; ``mixed`` draws dense with probability ``dense_share``, a summary otherwise."""
     if sampling != "mixed":
         return sampling
     return "dense" if np.random.default_rng([_TASK, *key]).random() < dense_share else "summary"

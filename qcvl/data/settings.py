@@ -12,7 +12,7 @@ from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record, read_records
 from qcvl.schema.settings import settings
-from qcvl.schema.types import Pairing
+from qcvl.schema.types import Pairing, Task
 
 
 def _known_format(name: str) -> str:
@@ -25,7 +25,7 @@ def _known_format(name: str) -> str:
 
 
 Format = Annotated[str, AfterValidator(_known_format)]
-Sampling = Literal["dense", "summary", "mixed"]
+Sampling = Literal["dense", "summary", "mixed", "chat"]
 FOREIGN_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".txt")
 logger = get_logger(__name__)
 
@@ -45,8 +45,8 @@ class Source(Protocol):
         ...
 
     @property
-    def task(self) -> Literal["dense", "summary"] | None:
-        """The task of all its samples, or None for the run's sampling."""
+    def task(self) -> Task | None:
+        """The task of all its samples, or None for the run's sampling (and chat where there are messages alone)."""
         ...
 
     @property
@@ -70,7 +70,7 @@ class JsonlSource:
 
     path: str
     repeat: float = Field(gt=0)
-    task: Literal["dense", "summary"] | None
+    task: Task | None
     prompts: Prompts | None
     complete: ClassVar[bool] = False
 
@@ -94,7 +94,7 @@ class FormatSource:
     split: Literal["train", "val"]
     root: str | None
     repeat: float = Field(gt=0)
-    task: Literal["dense", "summary"] | None
+    task: Task | None
     prompts: Prompts | None
     complete: ClassVar[bool] = False
 
@@ -138,8 +138,9 @@ class Data:
 
     ``train`` and ``val`` are a path, ``{name: path or source}``, or null for nothing. A path is a JSONL file unless
     ``format`` names another format of ``qcvl.data.formats``; ``root`` is then the folder of the photos, null where the
-    file says itself where they are. ``sampling=mixed`` makes a sample
-    dense with probability ``dense_share`` and a summary otherwise. ``val_generate`` is how many validation records are
+    file says itself where they are. ``sampling=mixed`` makes a sample dense with probability ``dense_share`` and a
+    summary otherwise; a record with messages and without objects is a chat sample whatever the sampling (see
+    ``completeness.sampling_of``). ``val_generate`` is how many validation records are
     answered by generation when the model is scored during training (0: none; null: all).
 
     ``pair`` says what is seen of records that are an aligned photo and its template (see ``data.pairs``). With

@@ -4,15 +4,16 @@ A problem stops training; a warning is worth a look. Both name file, line and fi
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from qcvl.data.completeness import missing_parts
+from qcvl.data.completeness import missing_parts, sampling_of
 from qcvl.data.samples import load_photo, record_error
-from qcvl.data.settings import JsonlSource, Source
+from qcvl.data.settings import JsonlSource, Sampling, Source
 from qcvl.errors import RecordError
 from qcvl.geometry.clip import clip_shape, is_inside
 from qcvl.geometry.shapes import Points
@@ -20,6 +21,7 @@ from qcvl.schema.groups import group_of, label_of
 from qcvl.schema.records import Record, iter_problems
 
 Size = tuple[int, int]  # (width, height)
+TAGS = re.compile(r"<(?:image|video|audio|bbox|ref-object)>|<\|\w+\|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,13 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_source(name: str, source: Source, sampling: str, *, decode: bool = False) -> Checked:
+def check_source(name: str, source: Source, sampling: Sampling, *, decode: bool = False) -> Checked:
     """Look at every record of a source.
 
     Args:
         name: what the report calls it, as ``train/zh``.
         source: where the records come from.
-        sampling: dense, summary or mixed: what samples are made of the records, unless the source has its own task.
+        sampling: what samples are made of the records, unless the source has its own task or a record messages alone.
         decode: also open every photo and compare its size with the record's.
     """
     if source.complete:
@@ -53,9 +55,10 @@ def check_source(name: str, source: Source, sampling: str, *, decode: bool = Fal
     for record in records:
         sizes, unseen = look_at_photos(record, decode=decode)
         outside, odd = look_at_shapes(record, sizes)
-        lacking = missing_parts(record, source.task or sampling, name)
+        wanted = sampling_of(record, source.task or sampling, fixed=source.task is not None)
+        lacking = missing_parts(record, wanted, name)
         problems += [*unseen, *outside, *lacking, *unreadable_group(record)]
-        warnings += odd
+        warnings += [*odd, *tags_in_text(record)]
         all_sizes.append(sizes)
     problems.sort(key=lambda problem: problem.line or 0)
     texts = (tuple(map(str, found)) for found in (problems, warnings))
@@ -105,6 +108,15 @@ def is_convex(points_42: Points) -> bool:
     following = np.roll(edges, -1, axis=0)
     turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
     return bool((turns >= 0).all() or (turns <= 0).all())
+
+
+def tags_in_text(record: Record) -> Iterator[RecordError]:
+    """A warning for each turn whose text holds what another tool reads as a place or a special token."""
+    for index, message in enumerate(record.messages):
+        tag = next((found for part in message.parts if isinstance(part, str) for found in TAGS.findall(part)), None)
+        if tag is not None:
+            advice = 'an image place is the part {"type": "image"}; qcvl.convert reads files with tags'
+            yield record_error(record, f"messages[{index}].content", f"holds {tag}, which is plain text here: {advice}")
 
 
 def unreadable_group(record: Record) -> Iterator[RecordError]:

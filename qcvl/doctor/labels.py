@@ -22,7 +22,7 @@ from qcvl.data.label_kinds import LabelKind, answer_kinds
 from qcvl.data.sampling import shuffled
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
-from qcvl.models.text import character_ends, token_bytes
+from qcvl.models.text import character_ends, decoded
 from qcvl.schema.types import Task
 
 SAMPLES = 16  # enough for shares of tokens and to meet each task, of which one sample is shown
@@ -31,6 +31,7 @@ KINDS: dict[LabelKind, str] = {  # and their colours
     "coordinates": "cyan",
     "format": "yellow",
     "summary": "magenta",
+    "chat": "blue",
 }
 NOT_TRAINED = "dim"
 TRAINED_FROM, TRAINED_TO = "⟦", "⟧"  # in no tokenizer's way: what stands between is trained, also without colours
@@ -156,24 +157,19 @@ def _context(processing: Processing, ids: list[int]) -> Iterator[Piece]:
     """What is not trained; an image is its placeholder and how often it stands there."""
     for is_image, run in groupby(ids, key=lambda token: token == processing.image_pad):
         tokens = list(run)
-        text = f"{IMAGE_PAD} x{len(tokens)}" if is_image else _decoded(processing, tokens)
+        text = f"{IMAGE_PAD} x{len(tokens)}" if is_image else decoded(processing, tokens)
         yield Piece(None, len(tokens), text)
 
 
 def _answer(processing: Processing, ids: list[int], task: Task) -> Iterator[Piece]:
     """An answer, kind by kind; the last is its end-of-turn token."""
     *written, end = ids
-    text, ends = _decoded(processing, written), character_ends(processing, written)
-    words = [*(text[start:stop] for start, stop in pairwise([0, *ends])), _decoded(processing, [end])]
-    kinds = answer_kinds(processing, ids, text, task)
+    text, ends = decoded(processing, written), character_ends(processing, written)
+    words = [*(text[start:stop] for start, stop in pairwise([0, *ends])), decoded(processing, [end])]
+    kinds = answer_kinds(processing, ids, task)
     for kind, run in groupby(zip(kinds, words, strict=True), key=lambda token: token[0]):
         told = [word for _, word in run]
         yield Piece(kind, len(told), "".join(told))
-
-
-def _decoded(processing: Processing, ids: list[int]) -> str:
-    parts = token_bytes(processing)
-    return b"".join(parts[token] for token in ids).decode("utf-8", "replace")
 
 
 def _shares_table(audit: LabelAudit) -> Table:

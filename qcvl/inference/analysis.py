@@ -106,7 +106,7 @@ def choose_threshold(
     """
     if not isinstance(threshold, str):
         return Threshold(threshold, None)
-    best = best_threshold(_scored(records, answers[threshold]), overlap)
+    best = best_threshold(_scored(records, answers.get(threshold, ())), overlap)
     return Threshold(best[0] if best else 0.0, threshold)
 
 

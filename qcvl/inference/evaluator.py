@@ -247,11 +247,13 @@ def predict_sources(predictor: Predictor, datamodule: VLDataModule, limit: int |
     """All processes' answers to each validation source's first ``limit`` records, by source name.
 
     An answer is cut at twice the length of the longest true one: past that only answers that will never end go on, and
-    they are counted as not finished.
+    they are counted as not finished. A source of which nothing is asked (conversations) has no entry.
     """
     answers = {}
     for name in datamodule.val_names():
         items = datamodule.evaluation_items(name, limit)
+        if not items:
+            continue
         longest = max(datamodule.answer_length(item) for item in items)
         mine = predict(shard(items), predictor, datamodule.answer_format, source=name, max_new_tokens=2 * longest)
         answers[name] = gather_objects(mine)

@@ -17,7 +17,7 @@ RMS_EPS = 1e-6  # as in Qwen3's own norms
 
 
 class GroundingLoss(NamedTuple):
-    """``total`` is summed over ``tokens``: ``total / tokens`` is their mean. ``correct`` counts right classes."""
+    """``total`` is summed over ``tokens`` that have a target: ``total / tokens`` is their mean; ``correct`` of them."""
 
     total: Tensor
     tokens: int
@@ -44,12 +44,12 @@ class GroundingHead(nn.Module):
 
         Args:
             tokens: merged visual tokens, image after image, row by row.
-            classes: int64 ``[N]`` from ``grounding_targets``.
+            classes: int64 ``[N]`` from ``grounding_targets``; -100 where nobody knows what lies there.
             points: float32 ``[N, 8]`` from ``grounding_targets``.
         """
         logits, predicted = self(tokens)
-        inside = (classes != NO_OBJECT).unsqueeze(-1)
+        inside = (classes > NO_OBJECT).unsqueeze(-1)
         distance = torch.where(inside, (predicted - points).abs(), 0.0).mean(dim=-1).sum()
         entropy = F.cross_entropy(logits, classes, reduction="sum")
         correct = (logits.argmax(dim=-1) == classes).sum()
-        return GroundingLoss(entropy + POINT_WEIGHT * distance, len(classes), correct)
+        return GroundingLoss(entropy + POINT_WEIGHT * distance, int((classes >= NO_OBJECT).sum()), correct)

@@ -1,6 +1,6 @@
 """The training path: packed samples in, final hidden states and merged visual tokens out, logits only where asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -14,7 +14,10 @@ from qcvl.models.attention import VARLEN
 
 
 class Hidden(NamedTuple):
-    """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in image order or None."""
+    """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in image order or None.
+
+    Without images these have no row, or are None where the batch has no ``pixel_values`` at all.
+    """
 
     states: torch.Tensor
     visual: torch.Tensor | None
@@ -34,6 +37,9 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
             (lengths of the samples, summing to L), and with images ``pixel_values [N, patch_values]`` and
             ``image_grid_thw [n, 3]``.
 
+    A row of text alone, whose patches are ``[0, patch_values]``, still takes the vision tower along, over one blank
+    cell that counts for nothing: other ranks may have images, and all must run and reduce the same layers.
+
     Samples do not see each other: the language model runs without cache and without a padding mask, the only
     combination in which transformers keeps packed samples apart.
     """
@@ -43,11 +49,14 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
     visual = None
     if batch.get("pixel_values") is not None:
         seen = _look(core.visual, batch["pixel_values"], batch["image_grid_thw"])
-        visual = seen.pooler_output
+        visual, deepstack = seen.pooler_output, getattr(seen, "deepstack_features", None)
         is_cell = batch["input_ids"] == core.config.image_token_id
+        if not len(batch["pixel_values"]):
+            embeds = embeds + _nothing([visual, *(deepstack or [])]).to(embeds.dtype)
+            visual, deepstack = visual[:0], None
         embeds = _place(embeds, is_cell, visual)
-        if getattr(seen, "deepstack_features", None):
-            extra = {"visual_pos_masks": is_cell, "deepstack_visual_embeds": seen.deepstack_features}
+        if deepstack:
+            extra = {"visual_pos_masks": is_cell, "deepstack_visual_embeds": deepstack}
     out = core.language_model(
         inputs_embeds=embeds,
         position_ids=batch["position_ids"],
@@ -68,10 +77,22 @@ def label_logits(model: nn.Module, hidden: torch.Tensor, label_index: torch.Tens
 
 
 def _look(visual: PreTrainedModel, pixel_values: torch.Tensor, grids: torch.Tensor) -> BaseModelOutputWithPooling:
-    """The vision tower and aligner, without a graph when none of their parameters is trained."""
+    """The vision tower and aligner, without a graph when none of their parameters is trained.
+
+    Without a patch they look at one blank cell.
+    """
     trained = any(parameter.requires_grad for parameter in visual.parameters())
+    if not len(pixel_values):
+        side = visual.spatial_merge_size
+        pixel_values = pixel_values.new_zeros(side**2, pixel_values.shape[1])
+        grids = torch.tensor([[1, side, side]], dtype=grids.dtype, device=grids.device)
     with nullcontext() if trained else torch.no_grad():
         return visual(pixel_values.to(visual.dtype), grid_thw=grids, return_dict=True)
+
+
+def _nothing(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The scalar 0 that depends on every output of the vision tower."""
+    return torch.stack([output.float().sum() for output in outputs]).sum() * 0
 
 
 def _place(embeds: torch.Tensor, is_cell: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:

@@ -48,6 +48,12 @@ def plain_ids(processing: Processing, text: str) -> tuple[int, ...]:
     return tuple(processing.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
+def decoded(processing: Processing, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens included; bytes that are no character are replaced."""
+    parts = token_bytes(processing)
+    return b"".join(parts[token] for token in ids).decode("utf-8", "replace")
+
+
 def character_ends(processing: Processing, ids: Sequence[int]) -> list[int]:
     """How many whole characters of the decoded text are written after each token.
 

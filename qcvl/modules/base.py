@@ -1,7 +1,7 @@
 """What every objective shares: building the tuned model, optimizer steps in tokens, validation, and what is saved."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, save_model
 from qcvl.checkpoints.contract import Contract, write_contract
+from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import count_labels
 from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.errors import CheckpointError, QcvlError
@@ -67,7 +68,8 @@ class VLModule(pl.LightningModule, ABC):
         self.model: nn.Module | None = None
         self.seed = torch.initial_seed()  # the run's: every generator has just been seeded with it
         self._totals: dict[str, Tensor] = {}
-        self._eval_totals: dict[str, Tensor] = {}
+        self._eval_totals: dict[int, dict[str, Tensor]] = {}
+        self._cells = 0.0  # visual tokens of the current step
 
     def configure_model(self) -> None:
         """Load, start from ``init_from``, freeze and adapt the model; once."""
@@ -136,6 +138,7 @@ class VLModule(pl.LightningModule, ABC):
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         labels, cells = counts[:-1].float(), counts[-1].clamp(min=1).float()
+        self._cells = float(counts[-1])
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
@@ -149,7 +152,7 @@ class VLModule(pl.LightningModule, ABC):
         if loss is not None:
             row["loss"] = loss.detach().double()
         if "cell_classes" in batch:
-            row["cells"] = torch.tensor(float(batch["cell_classes"].numel()), dtype=torch.float64, device=self.device)
+            row["cells"] = (batch["cell_classes"] != IGNORE).sum().double()
         for name, value in row.items():
             totals[name] = totals[name] + value if name in totals else value
 
@@ -194,7 +197,8 @@ class VLModule(pl.LightningModule, ABC):
             for tower, gradients in by_tower.items()
         }
         if self.trainer.global_step == 0:
-            dead = [tower for tower, norm in norms.items() if norm == 0]
+            # A first step of conversations without images leaves the other towers still.
+            dead = [tower for tower, norm in norms.items() if norm == 0 and (tower == "llm" or self._cells)]
             if dead:
                 raise QcvlError(
                     f"no gradient reaches {', '.join(dead)} at step 1 though stage={self.stage.number} trains it; "
@@ -209,24 +213,36 @@ class VLModule(pl.LightningModule, ABC):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Add one batch's sums; ranks may have different numbers of batches."""
-        self._add(self._eval_totals, self.losses(batch), None, batch)
+        self._add(self._eval_totals.setdefault(dataloader_idx, {}), self.losses(batch), None, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and accuracy over every label token of all validation sources and ranks."""
-        totals = self._gathered(self._eval_totals)
-        if totals:
-            logs = self.means(totals)
-            logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", torch.ones(())))
-            self.log_dict({f"eval/{key}": value.float() for key, value in logs.items()}, batch_size=1, sync_dist=True)
+        """Log loss and accuracy over every label token of all sources and ranks, and of several sources each its own.
 
-    def _gathered(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums over all ranks by name: a rank that had no batch has no names, so there is no common row to reduce."""
-        shares = gather_objects([{name: value.cpu() for name, value in totals.items()}])
+        The keys are ``eval/loss`` and ``eval/<name>/loss``.
+        """
+        shares = gather_objects([self._eval_sums()])
+        names = self.trainer.datamodule.val_names()  # type: ignore[attr-defined]
+        by_prefix = {"eval": self._summed([row for share in shares for row in share.values()])}
+        if len(names) > 1:
+            for index, name in enumerate(names):
+                by_prefix[f"eval/{name}"] = self._summed([share[index] for share in shares if index in share])
+        for prefix, totals in by_prefix.items():
+            if totals:
+                logs = self.means(totals)
+                logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", torch.ones(())))
+                rows = {f"{prefix}/{key}": value.float() for key, value in logs.items()}
+                self.log_dict(rows, batch_size=1, sync_dist=True)
+
+    def _eval_sums(self) -> dict[int, dict[str, Tensor]]:
+        """This rank's validation sums by loader; a rank that had no batch of a source has no row for it."""
         return {
-            name: torch.stack([share[name] for share in shares if name in share]).sum(0).to(self.device)
-            for share in shares
-            for name in share
+            index: {name: value.cpu() for name, value in totals.items()} for index, totals in self._eval_totals.items()
         }
+
+    def _summed(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Sums by name over rows that need not have the same names."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: torch.stack([row[name] for row in rows if name in row]).sum(0).to(self.device) for name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume where other parameters are trained: names that differ would silently keep their start.

@@ -22,6 +22,7 @@ class TokenWeights(TypedDict):
     coordinates: Weight
     descriptions: Weight
     summary: Weight
+    chat: Weight
 
 
 @settings

@@ -60,7 +60,9 @@ class SFTModule(VLModule):
     def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         """``sft_loss``, ``token_acc`` and ``aux_loss``."""
         values = super().means(totals)
-        return values | {"aux_loss": totals["aux_sum"] / totals["cells"]} if "aux_sum" in totals else values
+        if "aux_sum" not in totals:
+            return values
+        return values | {"aux_loss": totals["aux_sum"] / totals["cells"].clamp(min=1)}
 
 
 def answer_loss(model: torch.nn.Module, states: Tensor, labels: Tensor, label_kinds: Tensor) -> dict[str, Tensor]:

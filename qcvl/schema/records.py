@@ -3,7 +3,8 @@
     {"images": ["a.jpg"], "width": 1920, "height": 1080, "summary": "…", "metadata": {…},
      "objects": [{"bbox_2d": [x1, y1, x2, y2], "desc": "…"}, …]}
 
-Coordinates are pixels of the stored image after EXIF orientation with continuous edges. Only ``images`` is required.
+Coordinates are pixels of the stored image after EXIF orientation with continuous edges. Only ``images`` is required,
+and not even that of a record with ``messages``, which may be text alone (see ``schema.messages``).
 """
 
 import json
@@ -20,10 +21,11 @@ import orjson
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.shapes import Shape
+from qcvl.schema.messages import read_messages, unread_key, without_images, write_messages
 from qcvl.schema.objects import OBJECT_KEYS, describe, read_image_index, read_shape, unknown_key, write_shape
-from qcvl.schema.types import Annotation, ImageValue
+from qcvl.schema.types import Annotation, ImageValue, Message
 
-RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata")
+RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata", "messages")
 T = TypeVar("T")
 _FEWEST_DISTINCT = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}
 
@@ -35,6 +37,7 @@ class Record:
     A record made in Python may hold bytes, arrays or PIL images in ``images``; only strings can be written as JSON.
     ``sizes`` holds ``(width, height)`` per image, or nothing when the line gives none. ``annotated`` is False when the
     line has no ``objects`` key at all: a photo nobody labelled, which is not the same as a photo without objects.
+    ``messages`` is a conversation, beside which ``images`` may be empty.
     """
 
     images: tuple[ImageValue, ...]
@@ -43,6 +46,7 @@ class Record:
     sizes: tuple[tuple[int, int], ...] = ()
     summary: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
     path: Path | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -60,7 +64,7 @@ class Record:
 
     def to_json(self) -> str:
         """The JSON line this record is read from: ``Record.from_json(record.to_json()) == record``."""
-        raw: dict[str, Any] = {"images": list(self.images)}
+        raw: dict[str, Any] = {"images": list(self.images)} if self.images else {}
         if self.sizes:
             widths, heights = ([size[axis] for size in self.sizes] for axis in (0, 1))
             one = len(self.images) == 1
@@ -69,6 +73,8 @@ class Record:
             raw["summary"] = self.summary
         if self.metadata:
             raw["metadata"] = dict(self.metadata)
+        if self.messages:
+            raw["messages"] = write_messages(self.messages)
         if self.annotated:
             raw["objects"] = [geometry_json(item, len(self.images)) for item in self.annotations]
         return json.dumps(raw, ensure_ascii=False)
@@ -77,8 +83,8 @@ class Record:
     def where(self) -> str:
         """``file:line``, as errors name this record."""
         known = ":".join(str(part) for part in (self.path, self.line) if part is not None)
-        image = self.images[0]
-        return known or f"the record of {image if isinstance(image, str | Path) else 'an image in memory'}"
+        named = self.images[0] if self.images and isinstance(self.images[0], str | Path) else "an image in memory"
+        return known or (f"the record of {named}" if self.images else "a record without images")
 
     def image_path(self, image: int = 0) -> Path | str:
         """Where one image lies: relative to the JSONL's folder unless absolute; a data or http URL stays as it is."""
@@ -168,19 +174,21 @@ def _read_line(text: str | bytes) -> tuple[dict[str, Any], list[RecordError]]:
     raw = problems.attempt(_decode, text)
     if raw is None:
         return {}, problems
-    problems += [unknown_key(key, RECORD_KEYS, "") for key in raw if key not in RECORD_KEYS]
+    problems += [unread_key(key, RECORD_KEYS) for key in raw if key not in RECORD_KEYS]
     images = problems.attempt(_images, raw)
-    sizes = problems.attempt(_sizes, raw, len(images)) if images else None
+    image_count = None if images is None else len(images)
+    problems += without_images(raw) if image_count == 0 else []
+    sizes = problems.attempt(_sizes, raw, image_count) if images else ()
     objects = problems.attempt(_objects, raw) or []
-    image_count = len(images) if images else None
     annotations = [
         problems.attempt(_annotation, item, f"objects[{index}]", image_count, sizes)
         for index, item in enumerate(objects)
     ]
     summary = problems.attempt(_summary, raw)
     metadata = problems.attempt(_metadata, raw)
+    messages = problems.attempt(read_messages, raw.get("messages"), image_count)
     fields = {"images": images, "annotations": tuple(annotations), "annotated": "objects" in raw, "sizes": sizes}
-    return {**fields, "summary": summary, "metadata": metadata}, problems
+    return {**fields, "summary": summary, "metadata": metadata, "messages": messages}, problems
 
 
 def _decode(text: str | bytes) -> dict[str, Any]:
@@ -198,6 +206,8 @@ def _decode(text: str | bytes) -> dict[str, Any]:
 
 def _images(raw: Mapping[str, Any]) -> tuple[str, ...]:
     images = raw.get("images")
+    if not images and isinstance(images, list | None) and raw.get("messages") is not None:
+        return ()
     if not isinstance(images, list) or not images:
         found = "is missing" if images is None else "is an empty list" if images == [] else f"is {describe(images)}"
         raise RecordError(f"{found}; expected a list of image paths", field="images")

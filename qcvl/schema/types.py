@@ -12,6 +12,7 @@ from qcvl.geometry.shapes import Shape
 Task = Literal["dense", "summary", "chat"]
 Pairing = Literal["fused", "photo"]  # what is seen of a photo and its template; see data.pairs
 TASKS: tuple[Task, ...] = ("dense", "summary", "chat")
+Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +24,39 @@ class Annotation:
     image: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a medium stands in a turn: the record's media of this kind fill its places in order, one each."""
+
+    kind: Literal["image"]
+
+
+IMAGE = Place("image")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation: texts and places in order. Neighbouring texts are one, none is empty."""
+
+    role: Role
+    parts: tuple[str | Place, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Decoded pixels and what the answer should say about them.
 
     ``images`` are uint8 RGB arrays ``[H, W, 3]`` after EXIF orientation. ``kept_indices[k]`` is the index in the record
     of the object that became ``annotations[k]`` and ``coverages[k]`` the share of it that is still in the frame.
-    ``telemetry`` counts what augmentation did (``{"rotate/applied": 1, …}``).
+    ``messages`` are what a chat sample says; it may be without images. ``telemetry`` counts what augmentation did
+    (``{"rotate/applied": 1, …}``).
     """
 
     images: tuple[np.ndarray, ...]
     annotations: tuple[Annotation, ...]
     task: Task
     summary: str | None = None
+    messages: tuple[Message, ...] = ()
     kept_indices: tuple[int, ...] = ()
     coverages: tuple[float, ...] = ()
     telemetry: Mapping[str, float] = field(default_factory=dict)

@@ -95,3 +95,17 @@ def test_validation_photos_can_be_answered_window_by_window(start_run, scoring, 
     dense = [shape for shape in shapes if shape == (64, 64, 3)]
     assert len(dense) >= 2 * 9  # of the first photo alone, 128x128 px: 3 x 3 windows, two views of each
     assert [row for row in (tmp_path / "run/logging.jsonl").read_text().splitlines() if "eval/val/finished" in row]
+
+
+def test_a_source_of_conversations_is_passed_over(
+    make_module, make_datamodule, make_data, make_trainer, scoring, logged, conversations, tmp_path
+):
+    val = {name: str(conversations / f"{name}.jsonl") for name in ("chat", "en")}
+    for name, sources in (("both", val), ("chat", val["chat"])):
+        datamodule = make_datamodule(data=make_data(val=sources, sampling="dense"))
+        trainer = make_trainer(tmp_path / name, callbacks=[scoring()])
+        trainer.validate(make_module(), datamodule, verbose=False)
+    assert logged("eval/en/finished", tmp_path / "both") and logged("eval/chat/loss", tmp_path / "both")
+    assert not logged("eval/chat/finished", tmp_path / "both")
+    text = (tmp_path / "chat/logging.jsonl").read_text()
+    assert "eval/loss" in text and "finished" not in text

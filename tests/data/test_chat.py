@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcvl.data.chat import IGNORE, ask, encode_exchange, encode_question
+from qcvl.data.chat import IGNORE, ask, encode_conversation, encode_question
 from qcvl.errors import DataError
 from qcvl.models.text import plain_ids, special_ids
+from qcvl.schema.messages import write_messages
 from qcvl.schema.prompts import TaskPrompt
 from tests.conftest import SHARED
+from tests.conversations import chats
 from tests.data.hostile import HOSTILE
 
 GOLDEN = SHARED / "data/tokenizer/golden_chat.json"
@@ -31,7 +33,8 @@ def specials_of(processing, ids) -> list[int]:
 
 
 def exchange(processing, system: str, user: str, answer: str, grids=TWO_IMAGES):
-    return encode_exchange(processing, ask(TaskPrompt(system=system, user=user), len(grids)), answer, grids, "r:1")
+    question = ask(TaskPrompt(system=system, user=user), len(grids))
+    return encode_conversation(processing, [*question, {"role": "assistant", "content": answer}], grids, "r:1")
 
 
 def text_of(system: str, user: str, answer: str) -> str:
@@ -57,13 +60,12 @@ def test_ids_are_those_transformers_gives_for_the_real_template(qwen3, name):
     if case["add_generation_prompt"]:
         assert encode_question(qwen3, case["messages"], grids).tolist() == expected
         return
-    *question, last = case["messages"]
-    ids, labels = encode_exchange(qwen3, question, last["content"][0]["text"], grids, name)
+    ids, labels = encode_conversation(qwen3, case["messages"], grids, name)
     assert ids.tolist() == expected
-    where = answered(labels)
-    assert decode(qwen3, ids[where]) == last["content"][0]["text"] + "<|im_end|>"
-    assert np.array_equal(labels[where], ids[where])
-    assert all(case["assistant_mask"][position] for position in where)
+    answers = [turn["content"][0]["text"] for turn in case["messages"] if turn["role"] == "assistant"]
+    assert decode(qwen3, labels[labels != IGNORE]) == "".join(f"{answer}<|im_end|>" for answer in answers)
+    assert np.array_equal(labels[labels != IGNORE], ids[labels != IGNORE])
+    assert all(case["assistant_mask"][position] for position in np.flatnonzero(labels != IGNORE))
 
 
 def test_labels_are_the_answer_and_its_end_of_turn_and_nothing_else(processing):
@@ -121,7 +123,7 @@ def test_another_number_of_grids_than_image_places_is_refused(processing, count)
     question = ask(TaskPrompt(system="", user="U"), 2)
     grids = np.array([ONE_CELL] * count).reshape(-1, 3)
     with pytest.raises(DataError, match=f"r:1: the chat template has 2 image places for {count} images"):
-        encode_exchange(processing, question, "A", grids, "r:1")
+        encode_conversation(processing, [*question, {"role": "assistant", "content": "A"}], grids, "r:1")
     with pytest.raises(DataError, match=f"2 image places for {count} images"):
         encode_question(processing, question, grids)
 
@@ -137,3 +139,77 @@ def test_a_template_without_an_end_of_turn_is_refused(processing):
     template += "\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     with pytest.raises(DataError, match="r:1: the rendered answer has no end-of-turn token"):
         exchange(replace(processing, chat_template=template), "S", "U", "A")
+
+
+def talk(*turns: tuple[str, object]) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def two_turns(first: str, second: str, later: str) -> list[dict]:
+    """A conversation that shows its second image in its second question."""
+    show = {"type": "image"}
+    asked = [show, {"type": "text", "text": "What is it?"}]
+    return talk(
+        ("system", "S"),
+        ("user", asked),
+        ("assistant", first),
+        ("user", [{"type": "text", "text": later}, show]),
+        ("assistant", second),
+    )
+
+
+def test_every_answer_of_a_conversation_is_trained_with_its_end_of_turn_and_nothing_between(processing):
+    ids, labels = encode_conversation(processing, two_turns("a clip", "broken", "And now?"), TWO_IMAGES, "r:1")
+    media = ["<|vision_start|>" + "<|image_pad|>" * cells + "<|vision_end|>" for cells in (4, 3)]
+    assert decode(processing, ids) == (
+        f"<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n{media[0]}What is it?<|im_end|>\n<|im_start|>assistant\n"
+        f"a clip<|im_end|>\n<|im_start|>user\nAnd now?{media[1]}<|im_end|>\n<|im_start|>assistant\nbroken<|im_end|>\n"
+    )
+    runs = np.split(labels, np.flatnonzero(np.diff(labels != IGNORE)) + 1)
+    trained = [run.tolist() for run in runs if run[0] != IGNORE]
+    end = processing.turn_end
+    assert trained == [[*plain_ids(processing, text), end] for text in ("a clip", "broken")]
+    assert np.array_equal(labels[labels != IGNORE], ids[labels != IGNORE])
+
+
+def test_a_conversation_of_one_turn_begins_like_a_longer_one(processing):
+    long, long_labels = encode_conversation(processing, two_turns("A", "B", "And?"), TWO_IMAGES, "r:1")
+    short, short_labels = encode_conversation(processing, two_turns("A", "B", "And?")[:3], TWO_IMAGES[:1], "r:1")
+    assert np.array_equal(long[: len(short)], short) and np.array_equal(long_labels[: len(short)], short_labels)
+
+
+def test_a_conversation_of_text_alone_needs_no_image(processing):
+    ids, labels = encode_conversation(processing, talk(("user", "Q"), ("assistant", "A")), TWO_IMAGES[:0], "r:1")
+    assert decode(processing, ids) == "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+    assert decode(processing, labels[labels != IGNORE]) == "A<|im_end|>"
+
+
+@pytest.mark.parametrize("tokenizer", ["processing", "qwen3"])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_text_in_a_conversation_changes_neither_mask_nor_media(request, tokenizer, place, text):
+    processing = request.getfixturevalue(tokenizer)
+    benign = ["first", "second", "later"]
+    hostile = [*benign[:place], f"a {text} b", *benign[place + 1 :]]
+    ids, labels = encode_conversation(processing, two_turns(*hostile), TWO_IMAGES, "r:1")
+    plain, _ = encode_conversation(processing, two_turns(*benign), TWO_IMAGES, "r:1")
+    assert specials_of(processing, ids) == specials_of(processing, plain)
+    assert int((ids == processing.image_pad).sum()) == 7
+    assert decode(processing, labels[labels != IGNORE]) == f"{hostile[0]}<|im_end|>{hostile[1]}<|im_end|>"
+
+
+@given(chats())
+def test_any_conversation_trains_its_answers_and_shows_its_images(processing, record):
+    grids = np.array([ONE_CELL] * len(record.images), dtype=np.int64).reshape(-1, 3)
+    ids, labels = encode_conversation(processing, write_messages(record.messages), grids, "r:1")
+    answers = [message.parts[0] for message in record.messages if message.role == "assistant"]
+    assert decode(processing, labels[labels != IGNORE]) == "".join(f"{text}<|im_end|>" for text in answers)
+    assert int((ids == processing.image_pad).sum()) == len(record.images)
+    turns = specials_of(processing, ids).count(processing.turn_start)
+    assert turns == len(record.messages)
+
+
+def test_a_template_that_rewrites_an_earlier_answer_is_refused(processing):
+    template = "{% if messages | length > 3 %}!{% endif %}" + processing.chat_template
+    with pytest.raises(DataError, match="r:1: the chat template renders turn 2 differently once another follows"):
+        encode_conversation(replace(processing, chat_template=template), two_turns("A", "B", "And?"), TWO_IMAGES, "r:1")

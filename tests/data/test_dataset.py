@@ -106,7 +106,7 @@ def test_step_counts_are_label_tokens_and_visual_tokens_of_all_micro_batches(dat
     counts = step_counts(batches)
     features = [dataset[(0, index)] for index in (0, 5, 7)]
     kinds = np.concatenate([item.label_kinds for item in features])
-    assert counts["step_labels"].tolist() == [int((kinds == number).sum()) for number in range(1, 5)]
+    assert counts["step_labels"].tolist() == [int((kinds == number).sum()) for number in range(1, 6)]
     assert counts["step_labels"].sum() == sum(int((item.labels != IGNORE).sum()) for item in features)
     assert counts["step_cells"] == sum(int(item.grids.prod(1).sum()) // 4 for item in features)
 

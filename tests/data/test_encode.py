@@ -15,7 +15,7 @@ from qcvl.losses.grounding_targets import grounding_targets
 from qcvl.models.text import special_ids
 from qcvl.schema.answer import DEFAULT_FORMAT, parse_answer, render_answer
 from qcvl.schema.prompts import TaskPrompt
-from qcvl.schema.types import Annotation, Sample
+from qcvl.schema.types import IMAGE, Annotation, Message, Sample
 from tests.conftest import photo
 from tests.data.hostile import HOSTILE
 
@@ -194,3 +194,43 @@ def test_grounding_targets_are_there_only_when_asked_and_follow_the_table_of_des
     assert np.array_equal(features.cell_classes, np.concatenate([first[0], second[0]]))
     assert np.array_equal(features.cell_points, np.concatenate([first[1], second[1]]))
     assert {1, 2} <= set(features.cell_classes) and len(features.cell_classes) == cells(features)
+
+
+def chat(*messages: Message, sizes=(), notes=()) -> Sample:
+    return replace(sample(*notes, sizes=sizes, task="chat"), messages=messages)
+
+
+ASKED = Message("user", (IMAGE, "What is it?"))
+SAID = Message("assistant", ("A clip.",))
+
+
+def test_a_chat_sample_is_its_own_messages_and_no_prompt(processing, make_encoder):
+    more = (Message("user", ("Broken?",)), Message("assistant", ("Yes.",)))
+    features = make_encoder()(chat(ASKED, SAID, *more, sizes=((64, 64),), notes=(PLATE,)), PROMPT, "a:1")
+    assert label_text(processing, features) == "A clip.<|im_end|>Yes.<|im_end|>"
+    assert cells(features) == 4
+    whole = processing.tokenizer.decode(features.input_ids, skip_special_tokens=False)
+    assert "Inspect." not in whole and "List." not in whole and "plate" not in whole
+
+
+def test_a_sample_of_text_alone_has_no_patch_and_no_grid(processing, make_encoder):
+    features = make_encoder()(chat(Message("user", ("Q",)), SAID), PROMPT, "a:1")
+    shown = make_encoder()(chat(ASKED, SAID, sizes=((64, 64),)), PROMPT, "a:1")
+    assert features.patches.shape == (0, shown.patches.shape[1]) and features.patches.dtype == shown.patches.dtype
+    assert features.grids.shape == (0, 3) and features.grids.dtype == np.int64
+    assert not features.token_types.any()
+    assert np.array_equal(features.positions, np.tile(np.arange(len(features.input_ids)), (4, 1)))
+
+
+@pytest.mark.parametrize("overlong", ["error", "shrink_image"])
+def test_a_text_alone_that_is_too_long_is_an_error(make_encoder, overlong):
+    with pytest.raises(DataError, match=r"a:1 has \d+ tokens \(0 of them image\)"):
+        make_encoder(overlong=overlong, max_length=10)(chat(Message("user", ("Q" * 50,)), SAID), PROMPT, "a:1")
+
+
+def test_nothing_is_known_of_what_lies_over_the_visual_tokens_of_a_chat_sample(make_encoder):
+    encoder = make_encoder(classes={"plate": 1})
+    features = encoder(chat(ASKED, SAID, sizes=((64, 96),), notes=(PLATE,)), PROMPT, "a:1")
+    assert features.cell_classes.tolist() == [IGNORE] * 6 and features.cell_points.shape == (6, 8)
+    alone = encoder(chat(Message("user", ("Q",)), SAID), PROMPT, "a:1")
+    assert alone.cell_classes.shape == (0,) and alone.cell_points.shape == (0, 8)

@@ -13,7 +13,7 @@ seeds, epochs = st.integers(0, 2**32), st.integers(0, 1000)
 sources = st.lists(st.tuples(st.integers(1, 30), st.floats(0.01, 4)), min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("task", ["dense", "summary"])
+@pytest.mark.parametrize("task", ["dense", "summary", "chat"])
 def test_a_fixed_task_is_every_samples_task(task):
     assert {choose_task(task, 0.5, (0, 0, index)) for index in range(50)} == {task}
 

@@ -149,3 +149,34 @@ def test_a_rectangle_is_convex_at_any_angle_in_either_winding_and_its_bow_tie_is
 def test_a_dart_is_not_convex_and_a_straight_corner_is():
     assert not is_convex(np.array([[0, 0], [10, 0], [2, 2], [0, 10]], dtype=float))
     assert is_convex(np.array([[0, 0], [5, 0], [10, 0], [0, 10]], dtype=float))
+
+
+TALK = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+
+@pytest.mark.parametrize("sampling", ["dense", "mixed", "chat"])
+def test_a_file_of_conversations_needs_neither_objects_nor_summaries(folder, sampling):
+    rows = [{"messages": TALK}, {"images": ["a.png"], "messages": TALK}]
+    assert check(folder, *rows, sampling=sampling, decode=True) == [[], []]
+
+
+def test_what_a_source_of_conversations_lacks_is_named(folder):
+    chat = source(folder, {"messages": TALK}, {**PHOTO, "objects": [BOX]}, {"messages": TALK[:1]}, task="chat")
+    found = [text.replace(f"{folder}/", "") for text in check_source("train/talk", chat, "dense").problems]
+    assert [problem.partition(";")[0] for problem in found] == [
+        "train.jsonl:2: messages is missing, but source train/talk samples chat",
+        'train.jsonl:3: messages[0].role is "user"',
+    ]
+    lost = {"images": ["gone.png"], "messages": TALK}
+    assert "images[0] (gone.png) not found" in check(folder, lost)[0][0]
+
+
+@pytest.mark.parametrize("tag", ["<image>", "<video>", "<bbox>", "<|box_start|>", "<|im_end|>"])
+def test_a_tag_of_another_tool_in_a_text_is_a_warning(folder, tag):
+    asked = {"role": "user", "content": f"{tag}What is <b>this</b>?"}
+    problems, warnings = check(folder, {"images": ["a.png"], "messages": [asked, TALK[1]]}, {"messages": TALK})
+    assert problems == []
+    assert [warning.partition(":  ")[0].split("; ")[0] for warning in warnings] == [
+        f"train.jsonl:1: messages[0].content holds {tag}, which is plain text here: an image place is the part "
+        '{"type": "image"}'
+    ]

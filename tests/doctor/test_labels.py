@@ -46,7 +46,7 @@ def kinds_by_offsets(tokenizer, answer: str) -> dict[str, int]:
     offsets = tokenizer(answer, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
     counts = np.bincount([inside[a:b].max() for a, b in offsets], minlength=3)
     found = {"format": counts[0] + 1, "descriptions": counts[1], "coordinates": counts[2]}  # the end of turn is format
-    return found | {"summary": 0}
+    return found | {"summary": 0, "chat": 0}
 
 
 def test_all_tokens_are_accounted_for_and_say_what_the_tokenizer_decodes(dataset, processing):

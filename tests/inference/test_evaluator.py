@@ -257,3 +257,12 @@ def test_an_answer_may_be_twice_as_long_as_the_longest_true_one(make_datamodule)
     evaluate(predictor, datamodule, limit=None)
     longest = max(datamodule.answer_length(item) for item in datamodule.evaluation_items("val", None))
     assert {request.max_new_tokens for requests in predictor.asked for request in requests} == {2 * longest}
+
+
+def test_a_source_of_conversations_has_no_answers_and_spoils_no_others(make_datamodule, make_data, conversations):
+    val = {name: str(conversations / f"{name}.jsonl") for name in ("chat", "en")}
+    datamodule = make_datamodule(data=make_data(val=val, sampling="dense"))
+    results = evaluate(Scripted(*["{}"] * 8), datamodule, limit=None)
+    assert list(results) == ["en"] and len(results["en"].predictions) == 8
+    alone = make_datamodule(data=make_data(val=val["chat"], sampling="dense"))
+    assert evaluate(Scripted(), alone, limit=None) == {} == log_keys({})

@@ -143,3 +143,15 @@ def test_gradients_reach_the_tokens():
     head, tokens = GroundingHead(hidden=6, num_classes=2), torch.randn(4, 6, requires_grad=True)
     head.loss(tokens, torch.tensor([0, 1, 2, 1]), torch.rand(4, 8)).total.backward()
     assert tokens.grad.abs().sum(1).min() > 0
+
+
+def test_tokens_without_a_target_count_neither_in_the_loss_nor_in_its_mean():
+    torch.manual_seed(0)
+    head, tokens = GroundingHead(8, 3), torch.randn(6, 8)
+    classes, points = torch.tensor([1, 0, 2, -100, -100, -100]), torch.rand(6, 8)
+    found, known = head.loss(tokens, classes, points), head.loss(tokens[:3], classes[:3], points[:3])
+    assert found.total.item() == pytest.approx(known.total.item(), rel=1e-6)
+    assert found.tokens == known.tokens == 3 and found.correct == known.correct
+    nothing = head.loss(tokens[:0], classes[:0], points[:0])
+    nothing.total.backward()
+    assert nothing.total.item() == 0 and head.linear.weight.grad.abs().sum() == 0

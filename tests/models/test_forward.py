@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 
 from qcvl.errors import DataError
 from qcvl.models.forward import hidden_states, label_logits, unwrap
+from qcvl.models.spec import Processing
 from qcvl.models.towers import linear_names, tower_of
 from tests.models.conftest import make_sample, pack, scratch
 
@@ -67,6 +68,38 @@ def test_a_loss_on_the_visual_tokens_trains_the_vision_tower(model, samples):
 def test_a_text_only_row_has_no_visual_tokens(model, samples):
     hidden = hidden_states(model, pack(samples[:1]))
     assert hidden.visual is None and hidden.states.shape == (1, len(samples[0]["ids"]), 32)
+
+
+def without_patches(batch: dict, processing: Processing) -> dict:
+    """A row of text alone as the loader lays it: no patch and no grid, but their widths."""
+    patches = torch.zeros(0, processing.family.patch_values)
+    return {**batch, "pixel_values": patches, "image_grid_thw": torch.zeros(0, 3, dtype=torch.int64)}
+
+
+def test_a_text_only_row_without_patches_has_the_same_states_and_takes_the_vision_tower_along(
+    model, samples, processing
+):
+    batch = pack(samples[:1])
+    looked = []
+    model.model.visual.register_forward_hook(lambda *call: looked.append(call))
+    plain = hidden_states(model, batch)
+    assert not looked
+    hidden = hidden_states(model, without_patches(batch, processing))
+    assert len(looked) == 1 and hidden.visual.shape == (0, 32)
+    assert torch.equal(hidden.states, plain.states)
+    hidden.states.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    by_tower = dict.fromkeys(("vision", "aligner", "llm"), 0.0)
+    for name, gradient in gradients.items():
+        by_tower[tower_of(name)] += float(gradient.abs().sum())
+    assert by_tower["vision"] == by_tower["aligner"] == 0 and by_tower["llm"] > 0
+
+
+def test_a_text_only_row_keeps_no_graph_through_frozen_vision(model, samples, processing):
+    train_only(model, "llm")
+    hidden = hidden_states(model, without_patches(pack(samples[:1]), processing))
+    assert hidden.visual.grad_fn is None and hidden.states.grad_fn is not None
 
 
 def test_frozen_vision_and_aligner_keep_no_graph(model, samples):

@@ -233,3 +233,54 @@ def test_a_model_from_a_folder_trains_in_training_mode_also_after_validation(
     module = make_module(model=ModelSpec(**fields), tuner=lora())
     train(module=module, limit=4, batch_size=2, callbacks=[Watch()], **between)
     assert modes == [True, True]
+
+
+@pytest.fixture
+def talk(make_module, make_datamodule, make_data, make_trainer, conversations):
+    """``talk(*names)``: train on these files of the shared folder, two samples a step; returns the module."""
+
+    def run(*names, **changes):
+        train = {name: str(conversations / f"{name}.jsonl") for name in names}
+        values = {"val": None, "batch_size": 2, "sampling": "dense"} | changes
+        grounding = values.pop("aux_grounding", 0.0)
+        module = make_module(towers=["vision", "aligner", "llm"], aux_grounding=grounding)
+        make_trainer().fit(module, make_datamodule(data=make_data(train=train, **values), grounding=grounding > 0))
+        return module
+
+    return run
+
+
+def test_steps_of_texts_alone_train_the_language_model_and_leave_the_other_towers_still(talk, logged):
+    talk("text")
+    assert len(logged("train/loss")) == 2
+    assert all(norm > 0 for norm in logged("train/grad_norm/llm"))
+    assert logged("train/grad_norm/vision") == logged("train/grad_norm/aligner") == [0.0, 0.0]
+
+
+def test_conversations_and_photos_train_together(talk, logged):
+    talk("text", "chat", "en")
+    assert len(logged("train/loss")) == 9 and max(logged("train/grad_norm/vision")) > 0
+
+
+def test_the_auxiliary_loss_rides_over_steps_without_any_target(talk, logged):
+    talk("text", "chat", "en", aux_grounding=0.5, batch_size=1)
+    aux = logged("train/aux_loss")
+    assert len(aux) == 18 and aux.count(0.0) == 10 and all(value > 1 for value in aux if value)
+
+
+def test_several_validation_sources_have_a_loss_each(
+    make_module, make_datamodule, make_data, make_trainer, conversations, logged, tmp_path
+):
+    sources = {name: str(conversations / f"{name}.jsonl") for name in ("text", "chat", "en")}
+    for name, val in ((name, {name: path}) for name, path in sources.items()):
+        datamodule = make_datamodule(data=make_data(val=val, sampling="dense"))
+        make_trainer(tmp_path / name).validate(make_module(), datamodule, verbose=False)
+    datamodule = make_datamodule(data=make_data(val=sources, sampling="dense"))
+    make_trainer(tmp_path / "all").validate(make_module(), datamodule, verbose=False)
+    for name in sources:
+        for key in ("loss", "token_acc"):
+            alone = logged(f"eval/{key}", tmp_path / name)
+            assert logged(f"eval/{name}/{key}", tmp_path / "all") == pytest.approx(alone, rel=1e-6)
+        assert logged(f"eval/{name}/loss", tmp_path / name) == []  # one source is all of them
+    losses = [logged(f"eval/{name}/loss", tmp_path / "all")[0] for name in sources]
+    assert min(losses) < logged("eval/loss", tmp_path / "all")[0] < max(losses)

@@ -135,6 +135,8 @@ def _photo_wide(record: Record) -> Iterator[str]:
         yield "that nobody labelled the photo"
     if len(record.images) > 1:
         yield "that several photos are one record"
+    if record.messages:
+        yield "messages"
 
 
 def _unwritable(note: Annotation) -> str | None:

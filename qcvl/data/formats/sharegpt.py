@@ -1,0 +1,41 @@
+"""Multimodal conversations as LLaMA-Factory takes them (ShareGPT form and its ``messages`` form).
+
+    {"messages": [{"role": "user", "content": "<image>What is broken?"},
+                  {"role": "assistant", "content": "The left clip."}], "images": ["photos/a.jpg"]}
+    {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}], "system": "…"}
+
+Each ``<image>`` in a user turn shows the next of ``images``; the text around it stays as it is, line breaks included,
+as LLaMA-Factory trains it. Image paths are relative to the file.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from qcvl.data.foreign import Row, image_value, records_of, remaining
+from qcvl.data.reading import Split
+from qcvl.data.turns import Images, as_messages, listed_images, read_turns, refuse_other_media, split_tags
+from qcvl.schema.records import Record
+
+USED = ("messages", "conversations", "images", "image", "system")
+
+
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+    """Chat records of a file or folder; fields beside those above are kept in ``metadata``.
+
+    Raises:
+        RecordError: for a sample with video, audio or tools, a tag in an answer, another number of tags than images, or
+            turns in an order that cannot be trained (observations among them); names file, entry and field.
+    """
+    return records_of(path, split, lambda row: _record(row, root or row.file.parent))
+
+
+def _record(row: Row, base: Path) -> Record:
+    fields = row.fields
+    refuse_other_media(fields)
+    images = Images([image_value(value, base, name) for name, value in listed_images(fields)])
+    key = "conversations" if "conversations" in fields else "messages"
+    turns = read_turns(fields, key)
+    messages = as_messages(turns, [split_tags(turn, images, own_line=False) for turn in turns])
+    placed = images.finished(messages, key, in_front=False)
+    metadata = remaining(fields, USED)
+    return Record(images=tuple(images.shown), messages=placed, annotated=False, metadata=metadata)
