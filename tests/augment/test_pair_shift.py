@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from qcvl.augment.pair import PairShift
+from qcvl.augment.view import view_of
 from qcvl.data.pairs import pair_images
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Sample
@@ -46,7 +47,7 @@ def test_a_whole_pixel_moves_the_template_by_just_that():
             assert (low, high, count) == (-2.0, 2.0, 2)
             return np.array([1.0, -2.0])
 
-    moved = op.draw(None, Fixed()).paint(pixels)[..., 1]
+    moved = op.draw(view_of([], (pixels.shape[1], pixels.shape[0]), "dense", []), Fixed()).paint(pixels)[..., 1]
     assert np.array_equal(moved[:-2, 1:], pixels[2:, :-1, 1])
 
 

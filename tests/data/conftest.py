@@ -1,12 +1,16 @@
-"""The real Qwen3 tokenizer, where the shared data are."""
+"""The real Qwen3 tokenizer, where the shared data are, and files of other tools."""
 
+import json
 import lzma
 import shutil
 from pathlib import Path
 
 import pytest
 
+from qcvl.errors import RecordError
+from qcvl.schema.records import Record
 from tests.conftest import CONF
+from tests.data.chat_samples import opened
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,31 @@ def qwen3(shared_data, tmp_path_factory):
     shutil.copy(found / "tokenizer_config.json", folder)
     shutil.copy(Path(CONF).parent / "qcvl/models/tiny/chat_template.jinja", folder)
     return load_processing(folder, {"model_type": "qwen3_vl"}, min_cells=1, max_cells=16)
+
+
+@pytest.fixture
+def read(tmp_path):
+    """``read(format, sample, …)``: the records of these samples, a file in ``in/`` read for a JSONL file beside it."""
+
+    def run(name: str, *samples, file="in/data.json") -> list[Record]:
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(samples, ensure_ascii=False), encoding="utf-8")
+        return opened(name, path, tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def refusal(read, tmp_path):
+    """``refusal(format, sample)``: why the second of two samples is refused, without the file's name."""
+
+    def run(name: str, sample) -> str:
+        with pytest.raises(RecordError) as caught:
+            read(name, [], sample)
+        message = str(caught.value)
+        start = f"{tmp_path}/in/data.json: [1]."
+        assert message.startswith(start), message
+        return message.removeprefix(start)
+
+    return run

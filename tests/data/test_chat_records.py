@@ -15,6 +15,7 @@ from qcvl.data.settings import SceneSource
 from qcvl.errors import RecordError
 from qcvl.schema.records import Record
 from qcvl.schema.types import Message
+from tests.augment.ops import compose, op
 
 TALK = (Message("user", ("Q",)), Message("assistant", ("A",)))
 

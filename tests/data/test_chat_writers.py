@@ -20,7 +20,7 @@ from qcvl.schema.answer import DEFAULT_FORMAT
 from qcvl.schema.records import Record, read_records
 from qcvl.schema.types import IMAGE, Annotation, Message
 from tests.conversations import TEXTS, chats
-from tests.data.test_chat_formats import opened
+from tests.data.chat_samples import opened
 
 WRITERS = ("qwen_conversations", "messages")
 UNTAGGED = TEXTS.filter(lambda text: TAG.search(text) is None)
