@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from qcvl.doctor.findings import CODES, Finding
+from qcvl.doctor.findings import CODES, SEVERITIES, Finding, Severity
 
 FINDINGS = "findings.jsonl"
 KEPT = 100  # findings of one code that a report holds; the file has all of them
@@ -17,11 +17,11 @@ KEPT = 100  # findings of one code that a report holds; the file has all of them
 class Ledger:
     """Collects findings; with a ``folder`` every one is a line of ``findings.jsonl`` there.
 
-    ``tell`` is called with each finding, and with None in place of those of a code beyond ``KEPT`` but the first.
+    ``tell`` is called with each finding that is kept.
     """
 
     def __init__(self, folder: Path | None, tell: Callable[[Finding], None] | None = None) -> None:
-        self.by_code: Counter[tuple[str, str]] = Counter()  # (severity, code)
+        self.by_code: Counter[tuple[Severity, str]] = Counter()  # (severity, code)
         self.by_source: dict[str, Counter[str]] = {}
         self.kept: list[Finding] = []
         self._tell = tell
@@ -54,8 +54,7 @@ class Ledger:
 
     def codes(self) -> dict[str, dict[str, str | int]]:
         """Each code that occurs, most severe and frequent first: severity, count and meaning."""
-        severities = ("error", "warning", "note", "repair")
-        order = sorted(self.by_code, key=lambda key: (severities.index(key[0]), -self.by_code[key], key))
+        order = sorted(self.by_code, key=lambda key: (SEVERITIES.index(key[0]), -self.by_code[key], key))
         return {
             code: {"severity": severity, "count": self.by_code[severity, code], "meaning": CODES[code][1]}
             for severity, code in order
