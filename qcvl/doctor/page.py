@@ -25,7 +25,7 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #888; --bar: #0077bb; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 0 0 .3rem; }
+h3 { font-size: 1rem; margin: 0 0 .3rem; } h3.source { font-size: 1.1rem; margin-top: 1.5rem; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; } tr { border-bottom: 1px solid var(--line); }
 .error { color: #c33; } .warning { color: #b70; } .note { color: var(--faint); } .repair { color: #084; }
@@ -121,7 +121,7 @@ def _charts(name: str, numbers: SourceNumbers) -> str:
         bars("descriptions", numbers.descs),
         bars("photo sizes", numbers.photo_sizes),
     ]
-    return f"<h3>{escape(name)}</h3><div class='charts'>{''.join(charts)}</div>"
+    return f"<h3 class='source'>{escape(name)}</h3><div class='charts'>{''.join(charts)}</div>"
 
 
 def _pictures(exhibits: Sequence[tuple[Finding, Record]]) -> str:
