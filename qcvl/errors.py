@@ -31,12 +31,18 @@ class RecordError(DataError):
     """One JSONL line breaks the record contract.
 
     Its text is ``path:line: field message``, for instance
-    ``train.jsonl:418: objects[2].line has 7 numbers; a polyline needs x, y pairs``.
+    ``train.jsonl:418: objects[2].line has 7 numbers; a polyline needs x, y pairs``. ``code`` names the kind of problem.
     """
 
     def __init__(
-        self, message: str, *, path: str | Path | None = None, line: int | None = None, field: str | None = None
+        self,
+        message: str,
+        *,
+        path: str | Path | None = None,
+        line: int | None = None,
+        field: str | None = None,
+        code: str = "schema",
     ) -> None:
-        self.path, self.line, self.field, self.problem = path, line, field, message
+        self.path, self.line, self.field, self.problem, self.code = path, line, field, message, code
         where = ":".join(str(part) for part in (path, line) if part is not None)
         super().__init__(": ".join(part for part in (where, " ".join(filter(None, (field, message)))) if part))

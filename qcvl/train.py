@@ -48,17 +48,18 @@ def inspect(run: "Run") -> None:
     """Check the data as ``qcvl.check`` does, and keep what it found and what the run is made with.
 
     Raises:
-        DataError: listing every problem, each with file, line and field.
+        DataError: listing the errors, each with file, line and field.
     """
     from qcvl.callbacks.environment import write_environment
-    from qcvl.doctor.report import make_report, save_report
+    from qcvl.doctor.report import DATA_REPORT, save_report
+    from qcvl.doctor.survey import check_data, quick
 
-    report = make_report(run.settings.data)
+    report = check_data(run.settings.data, quick(run.settings.data))
     output_dir = Path(run.settings.paths.output_dir)
     if run.trainer.is_global_zero:
-        save_report(report, output_dir)
-    if report.problems:
-        raise DataError("\n".join(report.problems))
+        save_report(report, output_dir / DATA_REPORT)
+    if report.count("error"):
+        raise DataError(report.error_text())
     if run.trainer.is_global_zero:
         write_environment(output_dir, run.datamodule)
 

@@ -6,8 +6,7 @@ import pytest
 
 from qcvl import config
 from qcvl.convert import convert
-from qcvl.data.settings import JsonlSource
-from qcvl.doctor.checks import check_source
+from qcvl.doctor.survey import check_data, quick
 from qcvl.errors import ConfigError, DataError
 from qcvl.schema.records import read_records
 
@@ -36,9 +35,9 @@ def test_whole_photos_of_one_list_become_records_that_pass_the_check(boards, tmp
     path = run(tmp_path, "format=deeppcb", f"input={boards}", f"split={split}")
     (record,) = read_records(path)
     assert [note.desc for note in record.annotations] == [desc] * 2
-    source = JsonlSource(path=str(path), repeat=1, task=None, prompts=None)
-    checked = check_source("train", source, "mixed", decode=True)
-    assert (checked.problems, checked.warnings, checked.sizes) == ((), (), (((90, 80), (90, 80)),))
+    data = config.build(config.load("check", [f"data.{split}={path}", "data.sampling=mixed"])).data
+    report = check_data(data, quick(data))
+    assert report.findings == () and report.sources[f"{split}/{split}"].photo_sizes == {"90x80": 2}
     printed = capsys.readouterr().out
     assert "1 records with 2 objects" in printed and f"python -m qcvl.check data.{split}={path}" in printed
 

@@ -71,7 +71,8 @@ class Evaluate(Root):
 
     Objects that score below ``threshold`` count for average precision alone; the name of a source of ``data.val``
     chooses the one with the best F1 on that source. ``iou`` is the overlap from which an object is found in that choice
-    and in the tables by class and by group. ``group_by`` is the key of the records' metadata that makes groups.
+    and in the tables by class and by group. ``group_by`` makes groups: a key of the records' metadata, or
+    ``path:`` and a regular expression on the photo's path.
     ``tiles`` None asks about whole photos.
 
     ``runs`` (None: no) is a folder of finished runs to compare in place of answering anything.
@@ -115,9 +116,21 @@ class Infer(Root):
 
 @settings
 class Check(Root):
-    """``python -m qcvl.check``: reads every record of ``data``; ``decode`` also opens every photo."""
+    """``python -m qcvl.check``: reads every record of ``data`` and every photo's header; ``decode`` also its pixels.
+
+    ``fix`` writes a repaired copy of each JSONL file. ``model`` None counts no tokens. Groups that both splits share
+    are found by ``group_by`` (see ``Evaluate``), None: by ``metadata.group`` where records have it. ``workers`` None is
+    one process a core.
+    """
 
     decode: bool
+    fix: bool
+    group_by: str | None
+    workers: PositiveInt | None
+    global_max_length: PositiveInt
+    model: Any
+    prompts: Any
+    answer: Any
     data: Any
 
 

@@ -17,7 +17,7 @@ from qcvl.metrics.classes import ClassTable, GroupScores, class_table
 from qcvl.metrics.counts import DetectionCounts
 from qcvl.metrics.judgement import Judgement
 from qcvl.metrics.operating_point import best_threshold, object_counts
-from qcvl.schema.groups import metadata_group
+from qcvl.schema.groups import PATH_PATTERN, record_group
 from qcvl.schema.records import Record
 
 Records = Mapping[str, Sequence[Record]]
@@ -144,13 +144,13 @@ def group_records(records: Records, key: str | None, train: Mapping[str, Source]
     places = [(name, index) for name, own in records.items() for index in range(len(own))[:limit]]
     if key is None:
         return Grouping(None, {place: place for place in places}, None)
-    groups = {(name, index): metadata_group(records[name][index], key) for name, index in places}
+    groups = {(name, index): record_group(records[name][index], key) for name, index in places}
     if not train:
         return Grouping(key, groups, None)
     seen: set[Hashable] = set()
     for own in (source.open() for source in train.values()):
-        if key in own[0].metadata:
-            seen.update(metadata_group(own[index], key) for index in range(len(own)))
+        if key.startswith(PATH_PATTERN) or key in own[0].metadata:
+            seen.update(record_group(own[index], key) for index in range(len(own)))
     if not seen:
         raise DataError(f"no source of data.train has metadata.{key}; use another group_by, or data.train=null")
     return Grouping(key, groups, frozenset(seen))

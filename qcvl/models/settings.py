@@ -42,10 +42,10 @@ class ModelSpec(ModelSettings):
 
     path: str
 
-    def load_processing(self) -> Processing:
-        """Tokenizer, chat template and patch grid of the checkpoint; reads no weights."""
+    def load_processing(self, *, light: bool = False) -> Processing:
+        """Tokenizer, chat template and patch grid of the checkpoint; reads no weights. ``light``: to count tokens."""
         folder = find_folder(self.path, weights=False)
-        return load_processing(folder, read_config(folder), self.min_cells, self.max_cells)
+        return load_processing(folder, read_config(folder), self.min_cells, self.max_cells, light=light)
 
     def load_model(self) -> "PreTrainedModel":
         """The checkpoint's model on the CPU in ``dtype``, with the fast attention paths in place."""
@@ -74,10 +74,10 @@ class ScratchModel(ModelSettings):
     scale_residual_outputs: bool
     seed: int
 
-    def load_processing(self) -> Processing:
-        """Tokenizer and chat template of ``tokenizer``, patch grid of ``architecture``."""
+    def load_processing(self, *, light: bool = False) -> Processing:
+        """Tokenizer and template of ``tokenizer``, patch grid of ``architecture``. ``light``: to count tokens."""
         folder = find_folder(self.tokenizer, weights=False)
-        return load_processing(folder, self.architecture, self.min_cells, self.max_cells)
+        return load_processing(folder, self.architecture, self.min_cells, self.max_cells, light=light)
 
     def load_model(self) -> "PreTrainedModel":
         """A model with reproducible random weights on the CPU; the global random state is left as it was."""

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qcvl.errors import CheckpointError
 from qcvl.geometry.grid import EmitNorm
 from qcvl.models.folders import read_json
+from qcvl.models.light import LightTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -175,7 +176,9 @@ class Processing:
         (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def load_processing(folder: Path, config: Mapping[str, Any], min_cells: int, max_cells: int) -> Processing:
+def load_processing(
+    folder: Path, config: Mapping[str, Any], min_cells: int, max_cells: int, *, light: bool = False
+) -> Processing:
     """The processing of a local folder with tokenizer files, for the model that ``config`` describes.
 
     Args:
@@ -183,9 +186,10 @@ def load_processing(folder: Path, config: Mapping[str, Any], min_cells: int, max
         config: the model's ``config.json``, from which the family is read.
         min_cells: smallest number of merged cells (visual tokens) an image is resized to.
         max_cells: largest number of merged cells.
+        light: read the tokenizer without transformers, to count tokens and no more.
     """
     family = Family.from_config(config, read_image_settings(folder), folder)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = cast("PreTrainedTokenizerBase", LightTokenizer(folder)) if light else _load_tokenizer(folder)
     cell = family.factor**2
     return Processing(
         tokenizer=tokenizer,

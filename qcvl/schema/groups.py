@@ -3,9 +3,11 @@
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
-from qcvl.errors import RecordError
+from qcvl.errors import ConfigError, RecordError
 from qcvl.schema.objects import describe
 from qcvl.schema.records import Record
 from qcvl.schema.salvage import without_thinking
@@ -17,6 +19,7 @@ _WORDS: dict[str, VerdictWord] = {
     **dict.fromkeys(("通过", "合格", "pass", "passed"), "pass"),
     **dict.fromkeys(("不通过", "未通过", "不合格", "fail", "failed", "notpass", "notpassed"), "fail"),
 }
+PATH_PATTERN = "path:"  # what group_by starts with to name a pattern on paths in place of a key of metadata
 _VERDICT = re.compile(r"\s*(?:final\s+|最终)?(?:verdict|结论|判定|结果)\s*:\s*(.*)", re.IGNORECASE)
 _REASON = re.compile(r"\s*(?:reason|理由|原因)\s*[:：]\s*(.*)", re.IGNORECASE)
 _CONFIDENCE = re.compile(r"\s*(?:confidence|置信度)\s*:\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", re.IGNORECASE)
@@ -46,6 +49,33 @@ def group_of(record: Record) -> str | None:
     if isinstance(group, bool) or not isinstance(group, str | int) or not str(group).strip():
         raise _metadata_error(record, "group", group, "a group id (text or a whole number)")
     return str(group)
+
+
+def record_group(record: Record, group_by: str) -> str:
+    r"""The group a record belongs to: by ``metadata.<group_by>``, or by ``path:REGEX`` on its first image's path.
+
+    A pattern gives its first bracketed part, or all it matches: ``path:(\d{5})_`` makes 00041 of ``00041_test.jpg``.
+
+    Raises:
+        RecordError: for a record without the key, or whose path the pattern does not match.
+        ConfigError: for a pattern that is none.
+    """
+    if not group_by.startswith(PATH_PATTERN):
+        return metadata_group(record, group_by)
+    pattern, image = _compiled(group_by.removeprefix(PATH_PATTERN)), record.images[0]
+    found = pattern.search(str(image)) if isinstance(image, str | Path) and not str(image).startswith("data:") else None
+    if found is None:
+        message = f"is no path that {pattern.pattern!r} of group_by matches; expected the record's group in it"
+        raise RecordError(message, path=record.path or record.where, line=record.line, field="images[0]")
+    return (found[1] if pattern.groups else found[0]) or ""
+
+
+@lru_cache(maxsize=8)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"group_by: {pattern!r} is no regular expression ({error})") from error
 
 
 def metadata_group(record: Record, key: str) -> str:

@@ -8,26 +8,20 @@ and not even that of a record with ``messages``, which may be text alone (see ``
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import orjson
 
 from qcvl.errors import DataError, RecordError
-from qcvl.geometry.clip import clip_shape
-from qcvl.geometry.shapes import Shape
-from qcvl.schema.messages import read_messages, unread_key, without_images, write_messages
-from qcvl.schema.objects import OBJECT_KEYS, describe, read_image_index, read_shape, unknown_key, write_shape
+from qcvl.schema.lines import Line, as_annotation, located, read_line
+from qcvl.schema.messages import write_messages
+from qcvl.schema.objects import write_shape
 from qcvl.schema.types import Annotation, ImageValue, Message
-
-RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata", "messages")
-T = TypeVar("T")
-_FEWEST_DISTINCT = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +51,25 @@ class Record:
         Raises:
             RecordError: the first thing that breaks the contract, as ``path:line: field message``.
         """
-        fields, problems = _read_line(text)
-        if problems:
-            raise _located(problems[0], path, line)
-        return cls(**fields, path=None if path is None else Path(path), line=line)
+        said, problems = read_line(text)
+        if said is None or problems:
+            raise located(problems[0], path, line)
+        return cls.of(said, path, line)
+
+    @classmethod
+    def of(cls, said: Line, path: str | Path | None = None, line: int | None = None) -> "Record":
+        """The record of a line without problems; ``path`` and ``line`` are where it stands."""
+        return cls(
+            images=said.images,
+            annotations=tuple(as_annotation(item) for item in said.objects),
+            annotated=said.annotated,
+            sizes=said.sizes,
+            summary=said.summary,
+            metadata=said.metadata,
+            messages=said.messages,
+            path=None if path is None else Path(path),
+            line=line,
+        )
 
     def to_json(self) -> str:
         """The JSON line this record is read from: ``Record.from_json(record.to_json()) == record``."""
@@ -116,8 +125,8 @@ def iter_problems(path: str | Path) -> Iterator[RecordError]:
     """Everything that is wrong in a JSONL file, in file order: per line each broken field and each broken object."""
     try:
         for number, text in _lines(path):
-            for problem in _read_line(text)[1]:
-                yield _located(problem, path, number)
+            for problem in read_line(text)[1]:
+                yield located(problem, path, number)
     except RecordError as problem:  # the file itself: missing, a folder, or empty
         yield problem
 
@@ -131,15 +140,21 @@ def line_offsets(content: bytes) -> np.ndarray:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """``(line number from 1, bytes)`` of each line; blank lines at the very end are left out."""
-    file = Path(path)
-    if not file.is_file():
-        raise RecordError(_missing(file), path=path)
+    file = require_file(path)
     content = file.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip()
     if not content:
         raise RecordError("the file is empty; expected one JSON object a line", path=path)
     offsets = line_offsets(content)
     for number, (start, end) in enumerate(pairwise(offsets), 1):
         yield number, content[start:end]
+
+
+def require_file(path: str | Path) -> Path:
+    """The path of an existing file; else a RecordError that says what is there."""
+    file = Path(path)
+    if not file.is_file():
+        raise RecordError(_missing(file), path=path)
+    return file
 
 
 def _missing(file: Path) -> str:
@@ -150,150 +165,3 @@ def _missing(file: Path) -> str:
         return f"the folder {file.parent} does not exist; expected a JSONL file"
     near = get_close_matches(file.name, [entry.name for entry in file.parent.iterdir()], n=1)
     return f"the file does not exist{'; did you mean ' + near[0] + '?' if near else '; expected a JSONL file'}"
-
-
-def _located(problem: RecordError, path: str | Path | None, line: int | None) -> RecordError:
-    return RecordError(problem.problem, path=path, line=line, field=problem.field)
-
-
-class _Problems(list[RecordError]):
-    """The problems of one line, collected so that one look shows them all."""
-
-    def attempt(self, read: Callable[..., T], *args: Any) -> T | None:
-        """What ``read`` returns; None when it refuses, and its refusal is kept."""
-        try:
-            return read(*args)
-        except RecordError as problem:
-            self.append(problem)
-            return None
-
-
-def _read_line(text: str | bytes) -> tuple[dict[str, Any], list[RecordError]]:
-    """The fields of one line and everything wrong with it."""
-    problems = _Problems()
-    raw = problems.attempt(_decode, text)
-    if raw is None:
-        return {}, problems
-    problems += [unread_key(key, RECORD_KEYS) for key in raw if key not in RECORD_KEYS]
-    images = problems.attempt(_images, raw)
-    image_count = None if images is None else len(images)
-    problems += without_images(raw) if image_count == 0 else []
-    sizes = problems.attempt(_sizes, raw, image_count) if images else ()
-    objects = problems.attempt(_objects, raw) or []
-    annotations = [
-        problems.attempt(_annotation, item, f"objects[{index}]", image_count, sizes)
-        for index, item in enumerate(objects)
-    ]
-    summary = problems.attempt(_summary, raw)
-    metadata = problems.attempt(_metadata, raw)
-    messages = problems.attempt(read_messages, raw.get("messages"), image_count)
-    fields = {"images": images, "annotations": tuple(annotations), "annotated": "objects" in raw, "sizes": sizes}
-    return {**fields, "summary": summary, "metadata": metadata, "messages": messages}, problems
-
-
-def _decode(text: str | bytes) -> dict[str, Any]:
-    if not text.strip():
-        raise RecordError("the line is blank; expected one JSON object a line")
-    try:
-        raw = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        where = f"{error.msg} at column {error.colno}"
-        raise RecordError(f"the line is not valid JSON ({where}); expected one whole JSON object a line") from error
-    if not isinstance(raw, dict):
-        raise RecordError(f"the line is {describe(raw)}; expected one JSON object a line")
-    return raw
-
-
-def _images(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    images = raw.get("images")
-    if not images and isinstance(images, list | None) and raw.get("messages") is not None:
-        return ()
-    if not isinstance(images, list) or not images:
-        found = "is missing" if images is None else "is an empty list" if images == [] else f"is {describe(images)}"
-        raise RecordError(f"{found}; expected a list of image paths", field="images")
-    for index, image in enumerate(images):
-        if not isinstance(image, str) or not image.strip():
-            found = "an empty string" if isinstance(image, str) else describe(image)
-            raise RecordError(f"is {found}; expected an image path", field=f"images[{index}]")
-    return tuple(images)
-
-
-def _sizes(raw: Mapping[str, Any], image_count: int) -> tuple[tuple[int, int], ...]:
-    """``(width, height)`` per image; one number stands for every image."""
-    given = [key for key in ("width", "height") if raw.get(key) is not None]
-    if len(given) == 1:
-        other = "height" if given == ["width"] else "width"
-        raise RecordError(f"is missing beside {given[0]}; give both or neither", field=other)
-    sides = []
-    for key in given:
-        values = raw[key] if isinstance(raw[key], list) else [raw[key]] * image_count
-        if len(values) != image_count:
-            found, expected = f"has {len(values)} entries", f"images has {image_count}"
-            raise RecordError(f"{found} but {expected}; expected one number, or one for each image", field=key)
-        for index, value in enumerate(values):
-            if type(value) is not int or value < 1:
-                entry = f"{key}[{index}]" if isinstance(raw[key], list) else key
-                raise RecordError(f"is {describe(value)}; expected a whole number of pixels above 0", field=entry)
-        sides.append(values)
-    return tuple(zip(*sides, strict=True))
-
-
-def _objects(raw: Mapping[str, Any]) -> list[Any]:
-    objects = raw.get("objects", [])
-    if not isinstance(objects, list):
-        raise RecordError(f"is {describe(objects)}; expected a list of objects ([] for none)", field="objects")
-    return objects
-
-
-def _annotation(
-    item: object, where: str, image_count: int | None, sizes: tuple[tuple[int, int], ...] | None
-) -> Annotation:
-    if not isinstance(item, dict):
-        raise RecordError(f"is {describe(item)}; expected an object with a geometry and a desc", field=where)
-    for key in item:
-        if key not in OBJECT_KEYS:
-            raise unknown_key(key, OBJECT_KEYS, where)
-    shape = read_shape(item, where)
-    field_name = f"{where}.{shape.kind}"
-    distinct, fewest = len({(x, y) for x, y in shape.points.tolist()}), _FEWEST_DISTINCT[shape.kind]
-    if distinct < fewest:
-        raise RecordError(f"has only {distinct} distinct points; expected at least {fewest}", field=field_name)
-    if "desc" not in item:
-        raise RecordError("is missing; expected a description of the object", field=f"{where}.desc")
-    desc = _one_line(item["desc"], f"{where}.desc")
-    image = read_image_index(item, where, image_count)
-    if sizes:
-        _check_frame(shape, sizes[image], field_name)
-    return Annotation(shape, desc, image)
-
-
-def _check_frame(shape: Shape, size_wh: tuple[int, int], field_name: str) -> None:
-    """Refuse a shape that has no part inside the frame; what leaves it only partly is clipped later."""
-    width, height = size_wh
-    x1, y1, x2, y2 = shape.bounds
-    if min(x1, y1) >= 0 and x2 <= width and y2 <= height:
-        return
-    if not clip_shape(shape, width, height):
-        found = f"lies outside the {width} x {height} image (it spans {x1:g}, {y1:g} to {x2:g}, {y2:g})"
-        raise RecordError(f"{found}; expected pixels of the stored image after EXIF orientation", field=field_name)
-
-
-def _one_line(value: object, field_name: str) -> str:
-    if not isinstance(value, str):
-        raise RecordError(f"is {describe(value)}; expected one line of text", field=field_name)
-    if not value.strip():
-        raise RecordError("is empty; expected one line of text", field=field_name)
-    if value.splitlines() != [value]:
-        raise RecordError(f"has a line break ({value[:40]!r}); expected one line of text", field=field_name)
-    return value
-
-
-def _summary(raw: Mapping[str, Any]) -> str | None:
-    return None if raw.get("summary") is None else _one_line(raw["summary"], "summary")
-
-
-def _metadata(raw: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = raw.get("metadata")
-    if metadata is not None and not isinstance(metadata, dict):
-        raise RecordError(f"is {describe(metadata)}; expected an object", field="metadata")
-    return metadata or {}

@@ -13,7 +13,7 @@ from qcvl.check import check
 from qcvl.convert import convert
 from qcvl.data.reading import located
 from qcvl.data.settings import DeepPCBData, FormatSource, JsonlSource
-from qcvl.doctor.checks import check_source
+from qcvl.doctor.survey import check_data, quick
 from qcvl.errors import DataError
 from qcvl.schema.records import read_records
 from tests.conftest import choice
@@ -48,16 +48,21 @@ def test_a_format_source_opens_its_records_and_logs_what_was_left_out(coco, capl
     assert caplog.messages == [f"{coco}: 1 x object marked iscrowd, first {coco}: annotations[1]"]
 
 
-def test_the_check_reads_a_format_source_and_names_a_missing_photo(coco):
-    assert check_source("train", source(coco), "dense", decode=True).problems == ()
+def errors_of(data) -> list[str]:
+    return [str(found) for found in check_data(data, quick(data)).findings if found.severity == "error"]
+
+
+def test_the_check_reads_a_format_source_and_names_a_missing_photo(coco, make_data):
+    data = make_data(train={"a": source(coco)}, val=None, sampling="dense")
+    assert errors_of(data) == []
     (coco.parent / "a.png").unlink()
-    (problem,) = check_source("train", source(coco), "dense").problems
+    (problem,) = errors_of(data)
     assert problem.startswith(f"{coco}:1: images[0] ({coco.parent}/a.png) not found")
 
 
-def test_a_broken_file_is_a_problem_of_the_check(coco):
+def test_a_broken_file_is_a_problem_of_the_check(coco, make_data):
     coco.write_text(json.dumps({**COCO, "categories": []}))
-    (problem,) = check_source("train", source(coco), "dense").problems
+    (problem,) = errors_of(make_data(train={"a": source(coco)}, val=None, sampling="dense"))
     assert problem.startswith(f"{coco}: annotations[0].category_id is 1; expected an id of categories")
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcvl.errors import RecordError
+from qcvl.errors import ConfigError, RecordError
 from qcvl.schema import Record, Verdict, parse_verdict
-from qcvl.schema.groups import group_of, label_of, metadata_group
+from qcvl.schema.groups import group_of, label_of, metadata_group, record_group
 
 
 def record(**metadata):
@@ -105,3 +105,29 @@ def test_any_metadata_key_can_name_groups_by_text_or_number():
             metadata_group(record(board=wrong), "board")
     with pytest.raises(RecordError, match=r"metadata.board is missing; .* \(metadata has site\)"):
         metadata_group(record(site=1), "board")
+
+
+@pytest.mark.parametrize(
+    ("image", "group_by", "group"),
+    [
+        ("b/00041007_test.jpg", r"path:(\d{5})\d+_", "00041"),
+        ("b/00041007_test.jpg", r"path:\d{5}", "00041"),
+        ("site-3/a.jpg", "path:^[^/]+", "site-3"),
+    ],
+)
+def test_a_group_is_the_bracketed_part_of_a_pattern_on_the_path_or_all_it_matches(image, group_by, group):
+    assert record_group(Record(images=(image, "other.jpg")), group_by) == group
+
+
+def test_a_group_without_a_pattern_is_a_key_of_the_metadata():
+    assert record_group(record(board="B7"), "board") == metadata_group(record(board="B7"), "board") == "B7"
+
+
+def test_a_path_without_the_pattern_a_photo_without_a_path_and_a_broken_pattern_are_named():
+    with pytest.raises(RecordError, match=r"train\.jsonl:4: images\[0\] is no path that 'x' of group_by matches"):
+        record_group(record(), "path:x")
+    for image in (b"x", "data:image/png;base64,x"):
+        with pytest.raises(RecordError, match="is no path"):
+            record_group(Record(images=(image,)), "path:x")
+    with pytest.raises(ConfigError, match=r"group_by: '\[' is no regular expression"):
+        record_group(record(), "path:[")

@@ -1,0 +1,98 @@
+"""How long samples become, without decoding a photo: the tokens of their texts and the cells of their sizes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from qcvl.data.chat import ask, encode_conversation
+from qcvl.data.encode import true_answer
+from qcvl.data.settings import Data, Sampling, Source
+from qcvl.doctor.findings import Severity
+from qcvl.doctor.reading import Entry
+from qcvl.models.pixels import patch_grid
+from qcvl.models.settings import Model
+from qcvl.models.spec import Processing
+from qcvl.schema.answer import AnswerFormat
+from qcvl.schema.messages import write_messages
+from qcvl.schema.prompts import Prompts
+from qcvl.schema.types import Pairing, Task
+
+Size = tuple[int, int]
+# What training does with a sample that is too long: it stops, drops it, or shrinks its photo.
+SEVERITY: dict[str, Severity] = {"error": "error", "drop": "warning", "shrink_image": "note"}
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Tokens of one sample, visual ones among them, and the patches of its photos."""
+
+    tokens: int
+    image_tokens: int
+    patches: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """What decides about lengths: model, prompts, answer format, limit, and what is seen of a pair.
+
+    ``severity`` is how bad a longer sample is. With windows cut in training, whole photos count: validation sees those.
+    """
+
+    model: Model
+    prompts: Prompts
+    answer: AnswerFormat
+    limit: int
+    severity: Severity
+    pairing: Pairing | None
+
+    @classmethod
+    def of(cls, data: Data, model: Model, prompts: Prompts, answer: AnswerFormat, limit: int) -> "Lengths":
+        """Those of a run over ``data``."""
+        severity = "note" if data.crops else SEVERITY[data.overlong]
+        return cls(model=model, prompts=prompts, answer=answer, limit=limit, severity=severity, pairing=data.pair)
+
+    @cached_property
+    def processing(self) -> Processing:
+        """The model's, without transformers."""
+        return self.model.load_processing(light=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes get: they read the tokenizer themselves."""
+        return {name: value for name, value in self.__dict__.items() if name != "processing"}
+
+    def longest(self, entry: Entry, sizes: Sequence[Size | None], source: Source, sampling: Sampling) -> Length | None:
+        """The longest sample a record can become; None where it becomes none or a photo's size is not known."""
+        chat = entry.sampling(source, sampling) == "chat"  # which shows all photos as they are
+        seen = sizes[:1] if self.pairing and not chat else sizes
+        known = [size for size in seen if size is not None]
+        tasks = self._tasks(entry, entry.sampling(source, sampling))
+        if len(known) < len(seen) or not tasks:
+            return None
+        prompts = source.prompts or self.prompts
+        return max((self._length(entry, known, task, prompts) for task in tasks), key=lambda length: length.tokens)
+
+    def _tasks(self, entry: Entry, sampling: Sampling) -> list[Task]:
+        if sampling == "chat":
+            return ["chat"] if entry.said.messages else []
+        dense: list[Task] = ["dense"] if sampling != "summary" and entry.said.annotated else []
+        return [*dense, "summary"] if sampling != "dense" and entry.said.summary is not None else dense
+
+    def _length(self, entry: Entry, sizes: Sequence[Size], task: Task, prompts: Prompts) -> Length:
+        processing = self.processing
+        grids = np.array([patch_grid(height, width, processing) for width, height in sizes], dtype=np.int64)
+        grids = grids.reshape(-1, 3)
+        side = processing.family.patch_size
+        seen = [(int(columns) * side, int(rows) * side) for _, rows, columns in grids]
+        record = entry.record()
+        if task == "chat":
+            talk = write_messages(record.messages)
+        else:
+            answer_format = self.answer.resolved(processing.family.emit_norm)
+            answer = true_answer(task, record.annotations, record.summary, sizes, seen, answer_format)
+            talk = [*ask(prompts.for_task(task), len(sizes)), {"role": "assistant", "content": answer}]
+        ids, _ = encode_conversation(processing, talk, grids, record.where)
+        patches = int(grids.prod(axis=1).sum())
+        return Length(len(ids), patches // processing.family.merge_size**2, patches)

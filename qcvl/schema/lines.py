@@ -1,0 +1,204 @@
+"""What one JSON line says, held against the record contract: every broken field and every broken object by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+
+from qcvl.errors import RecordError
+from qcvl.geometry.clip import clip_shape
+from qcvl.geometry.shapes import Kind, Shape
+from qcvl.schema.messages import read_messages, unread_key, without_images
+from qcvl.schema.objects import OBJECT_KEYS, describe, read_geometry, read_image_index, unknown_key
+from qcvl.schema.types import Annotation, ImageValue, Message
+
+ObjectFields = tuple[Kind, list[float], str, int]  # geometry, its flat numbers [x1, y1, …], desc, index of the image
+RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata", "messages")
+T = TypeVar("T")
+_FEWEST_DISTINCT: dict[Kind, int] = {"quad": 3, "poly": 3, "line": 2}  # a box has two: x1 < x2
+_OBJECT_KEYS = frozenset(OBJECT_KEYS)
+
+
+def located(problem: RecordError, path: str | Path | None, line: int | None) -> RecordError:
+    """The same problem with where its line stands."""
+    return RecordError(problem.problem, path=path, line=line, field=problem.field, code=problem.code)
+
+
+class _Problems(list[RecordError]):
+    """The problems of one line, collected so that one look shows them all."""
+
+    def attempt(self, read: Callable[..., T], *args: Any) -> T | None:
+        """What ``read`` returns; None when it refuses, and its refusal is kept."""
+        try:
+            return read(*args)
+        except RecordError as problem:
+            self.append(problem)
+            return None
+
+
+@dataclass(slots=True)
+class Line:
+    """What one line says, checked, its shapes still flat numbers: all that most checks of a large file need."""
+
+    images: tuple[ImageValue, ...]
+    sizes: tuple[tuple[int, int], ...]
+    objects: list[ObjectFields]
+    annotated: bool
+    summary: str | None
+    metadata: Mapping[str, Any]
+    messages: tuple[Message, ...]
+
+
+def as_annotation(fields: ObjectFields) -> Annotation:
+    """The annotation of checked fields."""
+    kind, numbers, desc, image = fields
+    return Annotation(Shape(kind, np.array(numbers, dtype=np.float64).reshape(-1, 2)), desc, image)
+
+
+def read_line(text: str | bytes) -> tuple[Line | None, list[RecordError]]:
+    """What one line says and everything wrong with it; with problems, only what is right is in the line."""
+    problems = _Problems()
+    raw = problems.attempt(_decode, text)
+    if raw is None:
+        return None, problems
+    problems += [unread_key(key, RECORD_KEYS) for key in raw if key not in RECORD_KEYS]
+    images = problems.attempt(_images, raw)
+    image_count = None if images is None else len(images)
+    problems += without_images(raw) if image_count == 0 else []
+    sizes = problems.attempt(_sizes, raw, image_count) if images else None
+    objects: list[ObjectFields] = []
+    for index, item in enumerate(problems.attempt(_objects, raw) or ()):
+        try:
+            objects.append(_object_fields(item, f"objects[{index}]", image_count, sizes))
+        except RecordError as problem:
+            problems.append(problem)
+    summary = problems.attempt(_summary, raw)
+    metadata = problems.attempt(_metadata, raw)
+    messages = problems.attempt(read_messages, raw["messages"], image_count) if "messages" in raw else ()
+    annotated = "objects" in raw
+    return Line(images or (), sizes or (), objects, annotated, summary, metadata or {}, messages or ()), problems
+
+
+def _decode(text: str | bytes) -> dict[str, Any]:
+    if not text.strip():
+        raise RecordError("the line is blank; expected one JSON object a line")
+    try:
+        raw = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        where = f"{error.msg} at column {error.colno}"
+        raise RecordError(f"the line is not valid JSON ({where}); expected one whole JSON object a line") from error
+    if not isinstance(raw, dict):
+        raise RecordError(f"the line is {describe(raw)}; expected one JSON object a line")
+    return raw
+
+
+def _images(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    images = raw.get("images")
+    if not images and isinstance(images, list | None) and raw.get("messages") is not None:
+        return ()
+    if not isinstance(images, list) or not images:
+        found = "is missing" if images is None else "is an empty list" if images == [] else f"is {describe(images)}"
+        raise RecordError(f"{found}; expected a list of image paths", field="images")
+    for index, image in enumerate(images):
+        if not isinstance(image, str) or not image.strip():
+            found = "an empty string" if isinstance(image, str) else describe(image)
+            raise RecordError(f"is {found}; expected an image path", field=f"images[{index}]")
+    return tuple(images)
+
+
+def _sizes(raw: Mapping[str, Any], image_count: int) -> tuple[tuple[int, int], ...]:
+    """``(width, height)`` per image; one number stands for every image."""
+    given = [key for key in ("width", "height") if raw.get(key) is not None]
+    if len(given) == 1:
+        other = "height" if given == ["width"] else "width"
+        raise RecordError(f"is missing beside {given[0]}; give both or neither", field=other)
+    sides = []
+    for key in given:
+        values = raw[key] if isinstance(raw[key], list) else [raw[key]] * image_count
+        if len(values) != image_count:
+            found, expected = f"has {len(values)} entries", f"images has {image_count}"
+            raise RecordError(f"{found} but {expected}; expected one number, or one for each image", field=key)
+        for index, value in enumerate(values):
+            if type(value) is not int or value < 1:
+                entry = f"{key}[{index}]" if isinstance(raw[key], list) else key
+                raise RecordError(f"is {describe(value)}; expected a whole number of pixels above 0", field=entry)
+        sides.append(values)
+    return tuple(zip(*sides, strict=True))
+
+
+def _objects(raw: Mapping[str, Any]) -> list[Any]:
+    objects = raw.get("objects", [])
+    if not isinstance(objects, list):
+        raise RecordError(f"is {describe(objects)}; expected a list of objects ([] for none)", field="objects")
+    return objects
+
+
+def _object_fields(
+    item: object, where: str, image_count: int | None, sizes: tuple[tuple[int, int], ...] | None
+) -> ObjectFields:
+    if not isinstance(item, dict):
+        raise RecordError(f"is {describe(item)}; expected an object with a geometry and a desc", field=where)
+    if not _OBJECT_KEYS.issuperset(item):
+        raise unknown_key(next(key for key in item if key not in _OBJECT_KEYS), OBJECT_KEYS, where)
+    kind, numbers = read_geometry(item, where)
+    if kind == "bbox_2d":
+        x1, y1, x2, y2 = numbers
+    else:
+        xs, ys = numbers[::2], numbers[1::2]
+        x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+        spread = kind == "line" and (x1 < x2 or y1 < y2)  # is two points at least, without counting
+        if not spread and (distinct := len(set(zip(xs, ys, strict=True)))) < _FEWEST_DISTINCT[kind]:
+            message = f"has only {distinct} distinct points; expected at least {_FEWEST_DISTINCT[kind]}"
+            raise RecordError(message, field=f"{where}.{kind}", code="shape-flat")
+    if "desc" not in item:
+        raise RecordError("is missing; expected a description of the object", field=f"{where}.desc", code="desc-empty")
+    desc = item["desc"]
+    if not _is_one_line(desc):
+        raise _not_one_line(desc, f"{where}.desc")
+    image = read_image_index(item, where, image_count) if "image" in item else 0
+    fields = (kind, numbers, desc, image)
+    if sizes:
+        width, height = sizes[image]
+        if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+            _check_frame(as_annotation(fields).shape, sizes[image], f"{where}.{kind}")
+    return fields
+
+
+def _check_frame(shape: Shape, size_wh: tuple[int, int], field_name: str) -> None:
+    """Refuse a shape that has no part inside the frame; what leaves it only partly is clipped later."""
+    width, height = size_wh
+    if not clip_shape(shape, width, height):
+        x1, y1, x2, y2 = shape.bounds
+        found = f"lies outside the {width} x {height} image (it spans {x1:g}, {y1:g} to {x2:g}, {y2:g})"
+        message = f"{found}; expected pixels of the stored image after EXIF orientation"
+        raise RecordError(message, field=field_name, code="shape-outside")
+
+
+def _is_one_line(value: object) -> bool:
+    return isinstance(value, str) and not value.isspace() and value.splitlines() == [value]
+
+
+def _not_one_line(value: object, field_name: str) -> RecordError:
+    if not isinstance(value, str):
+        return RecordError(f"is {describe(value)}; expected one line of text", field=field_name)
+    code = f"{field_name.rpartition('.')[2]}-empty"
+    if not value.strip():
+        return RecordError("is empty; expected one line of text", field=field_name, code=code)
+    return RecordError(f"has a line break ({value[:40]!r}); expected one line of text", field=field_name)
+
+
+def _summary(raw: Mapping[str, Any]) -> str | None:
+    value = raw.get("summary")
+    if value is not None and not _is_one_line(value):
+        raise _not_one_line(value, "summary")
+    return value
+
+
+def _metadata(raw: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = raw.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise RecordError(f"is {describe(metadata)}; expected an object", field="metadata")
+    return metadata or {}
