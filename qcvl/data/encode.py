@@ -9,7 +9,7 @@ from qcvl.data.chat import ask, encode_exchange
 from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.errors import DataError
 from qcvl.losses.grounding_targets import grounding_targets
-from qcvl.models.pixels import to_patches
+from qcvl.models.pixels import patch_grid, to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat, render_answer
@@ -80,8 +80,7 @@ class Encoder:
         """Encode with photos resized into the pixel budget of ``budget``; all else is this encoder's processing."""
         processing = self.processing
         patches, grids = patchify(sample.images, budget, still=True)
-        question = ask(prompt, len(sample.images))
-        ids, labels = encode_exchange(processing, question, self._answer(sample, grids), grids, where)
+        ids, labels = self._tokens(sample, prompt, where, grids)
         return Features(
             input_ids=ids,
             labels=labels,
@@ -91,6 +90,18 @@ class Encoder:
             grids=grids,
             **(self._targets(sample, grids, processing.family.merge_size) if self.classes else {}),
         )
+
+    def length(self, sample: Sample, prompt: TaskPrompt, where: str) -> int:
+        """Tokens of the sample, its visual ones included, from the sizes of its photos alone: no pixel is looked at."""
+        grids = [patch_grid(image.shape[0], image.shape[1], self.processing) for image in sample.images]
+        return len(self._tokens(sample, prompt, where, np.array(grids, dtype=np.int64).reshape(-1, 3))[0])
+
+    def _tokens(
+        self, sample: Sample, prompt: TaskPrompt, where: str, grids: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels ``[L]`` of the sample's question and answer."""
+        question = ask(prompt, len(sample.images))
+        return encode_exchange(self.processing, question, self._answer(sample, grids), grids, where)
 
     def _answer(self, sample: Sample, grids: np.ndarray) -> str:
         side = self.processing.family.patch_size

@@ -1,19 +1,24 @@
 """What a run reads: sources, sampling and batches. Torch-free: the loader and the encoder are imported in setup()."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
-from qcvl.errors import DataError
+from qcvl.data.jsonl import JsonlRecords
+from qcvl.errors import ConfigError, DataError
 from qcvl.schema.prompts import Prompts
-from qcvl.schema.records import Record, read_records
+from qcvl.schema.records import Record
 from qcvl.schema.settings import settings
 from qcvl.schema.types import Pairing
 
 Sampling = Literal["dense", "summary", "mixed"]
+_PERCENT = re.compile(r"(.+)%(\d+(?:\.\d+)?)")
 
 
 @runtime_checkable
@@ -60,11 +65,25 @@ class JsonlSource:
     prompts: Prompts | None
     complete: ClassVar[bool] = False
 
-    def open(self) -> Sequence[Record]:
-        """Read and validate every line; raises RecordError with file, line and field."""
+    def open(self) -> JsonlRecords:
+        """Its records, read when asked for; raises RecordError with file, line and field for a line that is wrong."""
         if not Path(self.path).is_file():
             raise DataError(f"{self.path} not found; give an existing file: data.train=/abs/train.jsonl")
-        return read_records(self.path)
+        return JsonlRecords(self.path)
+
+
+@settings
+class JsonlPart(JsonlSource):
+    """``percent`` of the records of a JSONL file, always the same ones: what a path ``train.jsonl%30`` means."""
+
+    percent: float = Field(gt=0, le=100)
+
+    def open(self) -> JsonlRecords:
+        """At least one record, drawn from all over the file and in its order."""
+        records = super().open()
+        count = max(1, round(len(records) * self.percent / 100))
+        drawn = np.random.default_rng(0).permutation(len(records))[:count]
+        return records.part(np.sort(drawn))
 
 
 @settings
@@ -102,6 +121,16 @@ class Data:
     ``crops`` a training sample is a window of its photos, and so is a record whose validation loss is taken (the same
     window each time); answers by generation are about whole photos (see ``tiles``). ``cache_mb`` is the memory in MB in
     which each process that loads samples keeps decoded photos: worth it where ``repeat`` shows each photo many times.
+
+    A micro-batch is ``batch_size`` samples, or with a ``token_budget`` as many samples of about one length as make up
+    that many tokens. A path may end in ``%N``: N percent of the file's records, always the same ones. An epoch shows
+    each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its length
+    where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
+    ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
+    ``max_pixels`` take the place of the model's budget for a photo.
+
+    A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's samples: then it
+    is left out, counted and named.
     """
 
     train: Sources | None
@@ -109,14 +138,35 @@ class Data:
     sampling: Sampling
     dense_share: float = Field(ge=0, le=1)
     batch_size: int = Field(gt=0)
+    token_budget: int | None = Field(gt=0)
     val_batch_size: int = Field(gt=0)
     val_generate: int | None = Field(ge=0)
     num_workers: int = Field(ge=0)
     overlong: Literal["error", "drop", "shrink_image"]
+    max_bad_fraction: float = Field(ge=0, le=1)
     sample_limit: int | None = Field(gt=0)
+    epoch_samples: int | None = Field(gt=0)
+    weights: dict[str, Annotated[float, Field(gt=0)]] | None
+    unaugmented: list[str]
+    max_objects: dict[str, PositiveInt] | None
+    min_pixels: dict[str, PositiveInt] | None
+    max_pixels: dict[str, PositiveInt] | None
     pair: Pairing | None
     crops: SampleCrop | None
     cache_mb: int = Field(ge=0)
+
+    def __post_init__(self) -> None:
+        known = list(self.sources("train"))
+        by_source = {name: getattr(self, name) or () for name in ("weights", "max_objects", "min_pixels", "max_pixels")}
+        problems = [
+            problem
+            for setting, names in {**by_source, "unaugmented": self.unaugmented}.items()
+            for problem in _foreign(setting, names, known)
+        ]
+        if self.weights is not None and (lacking := [name for name in known if name not in self.weights]):
+            problems.append(f"data.weights: has no weight for {', '.join(lacking)}; give each source of data.train one")
+        if problems:
+            raise ConfigError("\n".join(problems))
 
     def prepare(self) -> None:
         """Make the files the sources name, where this data set knows how; plain files must exist already."""
@@ -161,4 +211,24 @@ class DeepPCBData(Data):
 
 
 def _as_source(source: str | Source) -> Source:
-    return JsonlSource(path=source, repeat=1, task=None, prompts=None) if isinstance(source, str) else source
+    """A path as a source, and one that ends in ``%N`` (unless a file is really called so) as a part of its file."""
+    if isinstance(source, str):
+        source = JsonlSource(path=source, repeat=1, task=None, prompts=None)
+    if type(source) is not JsonlSource or Path(source.path).is_file():
+        return source
+    match = _PERCENT.fullmatch(source.path)
+    if match is None:
+        return source
+    percent = float(match[2])
+    if not 0 < percent <= 100:
+        raise ConfigError(f"data: {source.path} asks for {match[2]} percent; give above 0 and at most 100")
+    return JsonlPart(**{**vars(source), "path": match[1], "percent": percent})
+
+
+def _foreign(setting: str, names: Iterable[str], known: Sequence[str]) -> Iterator[str]:
+    """What to say about names that are no training sources."""
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f"did you mean {near[0]!r}?" if near else "data.train is null"
+            yield f"data.{setting}: {name!r} is not a source of data.train ({', '.join(known) or 'none'}); {hint}"

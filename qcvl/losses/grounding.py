@@ -44,11 +44,11 @@ class GroundingHead(nn.Module):
 
         Args:
             tokens: merged visual tokens, image after image, row by row.
-            classes: int64 ``[N]`` from ``grounding_targets``.
+            classes: int64 ``[N]`` from ``grounding_targets``; -100 where nothing is to be learned.
             points: float32 ``[N, 8]`` from ``grounding_targets``.
         """
         logits, predicted = self(tokens)
-        inside = (classes != NO_OBJECT).unsqueeze(-1)
+        inside = (classes > NO_OBJECT).unsqueeze(-1)
         distance = torch.where(inside, (predicted - points).abs(), 0.0).mean(dim=-1).sum()
         entropy = F.cross_entropy(logits, classes, reduction="sum")
         correct = (logits.argmax(dim=-1) == classes).sum()

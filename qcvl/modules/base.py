@@ -142,7 +142,7 @@ class VLModule(pl.LightningModule, ABC):
         if loss is not None:
             row["loss"] = loss.detach().double()
         if "cell_classes" in batch:
-            row["cells"] = torch.tensor(float(batch["cell_classes"].numel()), dtype=torch.float64, device=self.device)
+            row["cells"] = (batch["cell_classes"] != IGNORE).sum().double()
         for name, value in row.items():
             totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64, device=self.device)) + value
 
@@ -151,7 +151,7 @@ class VLModule(pl.LightningModule, ABC):
         totals = self._reduced(self._totals)
         self._totals = {}
         logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
-        logs |= self._gradient_norms()
+        logs |= self._gradient_norms(expected=bool(totals["labels"]))
         logs |= {f"lr/{group['tower']}": group["lr"] for group in optimizer.param_groups}
         self.log_dict({key: float(value) for key, value in logs.items()}, batch_size=1)
 
@@ -166,7 +166,7 @@ class VLModule(pl.LightningModule, ABC):
         labels = totals["labels"].clamp(min=1)
         return {"sft_loss": totals["sft_sum"] / labels, "token_acc": totals["correct"] / labels}
 
-    def _gradient_norms(self) -> dict[str, float]:
+    def _gradient_norms(self, expected: bool) -> dict[str, float]:
         by_tower: dict[str, list[Tensor]] = {}
         for name, parameter in self.built.named_parameters():
             if parameter.requires_grad:
@@ -177,7 +177,7 @@ class VLModule(pl.LightningModule, ABC):
             tower: float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) if gradients else 0.0
             for tower, gradients in by_tower.items()
         }
-        if self.trainer.global_step == 0:
+        if self.trainer.global_step == 0 and expected:
             dead = [tower for tower, norm in norms.items() if norm == 0]
             if dead:
                 raise QcvlError(
