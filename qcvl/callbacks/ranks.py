@@ -27,7 +27,8 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if (gone := lost_worker(error)) is not None:  # told by a signal, in the middle of whatever the rank is doing
+        loader = getattr(trainer, "train_dataloader", None)
+        if (gone := lost_worker(error, getattr(loader, "guarded", None))) is not None:
             end_others(trainer, 0)
             raise gone from None
         lost = is_lost_peer(error)

@@ -1,13 +1,13 @@
 """What happens in the loader's worker processes: samples become a row, and bad ones are left out of it and named."""
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import Key, SampleDataset, collate
@@ -38,12 +38,36 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What each worker process reads just now, in memory they share: rows of a pid, an epoch and an index in it."""
+
+    rows: torch.Tensor
+
+    @classmethod
+    def by(cls, workers: int) -> "Reading":
+        """Nothing yet, for so many workers."""
+        return cls(torch.zeros((workers, 3), dtype=torch.int64).share_memory_())
+
+    def note(self, key: Key) -> None:
+        """Say, in a worker, what it reads now."""
+        worker = get_worker_info()
+        if worker is not None:
+            self.rows[worker.id] = torch.tensor([os.getpid(), *key])
+
+    def last(self, pid: int) -> Key | None:
+        """The key that a worker began to read last."""
+        return next(((epoch, index) for found, epoch, index in self.rows.tolist() if found == pid), None)
+
+
+@dataclass(frozen=True)
 class Guarded(Dataset):
     """The dataset with a bad sample as a value: its error, raised in a worker, would arrive inside a traceback."""
 
     dataset: SampleDataset
+    reading: Reading
 
     def __getitem__(self, key: Key) -> Features | BadSample | None:
+        self.reading.note(key)
         try:
             return self.dataset[key]
         except QcvlError as error:
@@ -88,24 +112,21 @@ class ToRow:
         return None
 
 
-def naming_lost_workers(rows: Iterator[Any]) -> Iterator[Any]:
-    """The rows; where a worker process is gone, torch's error becomes one that says what that means."""
-    try:
-        yield from rows
-    except RuntimeError as error:
-        raise lost_worker(error) or error from None
+def lost_worker(error: BaseException, guarded: Guarded | None) -> QcvlError | None:
+    """The error of a run that lost a worker process of its loader; None where ``error`` is about something else.
 
-
-def lost_worker(error: BaseException) -> QcvlError | None:
-    """The error of a run that lost a worker process of its loader; None where ``error`` is about something else."""
+    Torch tells of it in a RuntimeError, from the loader or, by a signal, from whatever the process is doing.
+    """
     match = _LOST.search(str(error)) if isinstance(error, RuntimeError) else None
     if match is None:
         return None
-    how = match[2].strip(" .") or "ended"
+    keys = [guarded.reading.last(int(pid)) for pid in match[1].split(",")] if guarded else []
+    places = [guarded.dataset.where(key) for key in keys if guarded and key]
     return QcvlError(
-        f"a worker process of the training loader (pid {match[1]}) {how}: its batches are lost and the run stops. "
-        "A killed worker is mostly one that the machine had no memory for: lower data.num_workers, data.cache_mb or "
-        "the size of the photos; resume= goes on from the last checkpoint"
+        f"a worker process of the training loader (pid {match[1]}) {match[2].strip(' .') or 'ended'}"
+        f"{' while it read ' + ', '.join(places) if places else ''}: the run stops. Killed workers are mostly those "
+        "the machine has no memory for: lower data.num_workers, data.cache_mb or the size of that photo; resume= goes "
+        "on from the last checkpoint"
     )
 
 

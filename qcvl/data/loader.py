@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from qcvl.data.dataset import SampleDataset, step_counts
-from qcvl.data.fetching import Guarded, Row, ToRow, naming_lost_workers, one_thread
+from qcvl.data.fetching import Guarded, Reading, Row, ToRow, lost_worker, one_thread
 from qcvl.data.health import check_batch
 from qcvl.data.lengths import EpochLengths
 from qcvl.data.packing import Plan, TokenBudget, fixed_count
@@ -52,6 +52,7 @@ class TrainLoader:
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
         self.token_budget, self.keep_going = token_budget, keep_going
         self.epoch, self.handed_over = 0, 0
+        self.guarded = Guarded(dataset, Reading.by(num_workers))
         self._planned: tuple[int, Plan] | None = None
         if token_budget is not None:
             self._lengths = EpochLengths(dataset)
@@ -77,7 +78,7 @@ class TrainLoader:
         if self.handed_over >= len(self):
             self.epoch, self.handed_over = self.epoch + 1, 0
         loader = DataLoader(
-            Guarded(self.dataset),
+            self.guarded,
             batch_sampler=[
                 [(self.epoch, index) for index in step[self.rank]]
                 for step in self._plan(self.epoch)[self.handed_over :]
@@ -88,9 +89,7 @@ class TrainLoader:
             generator=torch.Generator(),  # its own: drawing worker seeds must not move the global stream
         )
         step: list[Row] = []
-        for position, row in enumerate(naming_lost_workers(iter(loader)), start=self.handed_over + 1):
-            if isinstance(row, QcvlError):
-                raise row
+        for position, row in enumerate(self._rows(loader), start=self.handed_over + 1):
             if not row.hollow:
                 check_batch(row.batch, self.dataset.encoder.processing.family.merge_size)
             step.append(row)
@@ -101,6 +100,16 @@ class TrainLoader:
                 self.handed_over += 1
                 yield {**ready.batch, **counts, **({"bad": ready.bad} if ready.bad else {})}
             step = []
+
+    def _rows(self, loader: DataLoader) -> Iterator[Row]:
+        """The rows of a loader; what stops the run arrives as one error."""
+        try:
+            for row in loader:
+                if isinstance(row, QcvlError):
+                    raise row
+                yield row
+        except RuntimeError as error:
+            raise lost_worker(error, self.guarded) or error from None
 
     @property
     def sampler(self) -> "TrainLoader":

@@ -4,18 +4,20 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
-from qcvl.data.jsonl import JsonlRecords
 from qcvl.errors import ConfigError, DataError
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
 from qcvl.schema.settings import settings
 from qcvl.schema.types import Pairing
+
+if TYPE_CHECKING:
+    from qcvl.data.jsonl import JsonlRecords
 
 Sampling = Literal["dense", "summary", "mixed"]
 _PERCENT = re.compile(r"(.+)%(\d+(?:\.\d+)?)")
@@ -65,10 +67,12 @@ class JsonlSource:
     prompts: Prompts | None
     complete: ClassVar[bool] = False
 
-    def open(self) -> JsonlRecords:
+    def open(self) -> "JsonlRecords":
         """Its records, read when asked for; raises RecordError with file, line and field for a line that is wrong."""
         if not Path(self.path).is_file():
             raise DataError(f"{self.path} not found; give an existing file: data.train=/abs/train.jsonl")
+        from qcvl.data.jsonl import JsonlRecords
+
         return JsonlRecords(self.path)
 
 
@@ -78,7 +82,7 @@ class JsonlPart(JsonlSource):
 
     percent: float = Field(gt=0, le=100)
 
-    def open(self) -> JsonlRecords:
+    def open(self) -> "JsonlRecords":
         """At least one record, drawn from all over the file and in its order."""
         records = super().open()
         count = max(1, round(len(records) * self.percent / 100))

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from qcvl.callbacks.bad_samples import BadSamples
 from qcvl.errors import DataError
@@ -69,3 +71,21 @@ def test_a_resumed_run_counts_and_names_as_one_that_was_never_stopped(train, log
     assert files[0] == files[1]
     counts = [logged("data/bad_samples", tmp_path / name) for name in ("straight", "stopped")]
     assert counts[0] == counts[1]
+
+
+def test_ranks_count_together_and_stop_at_the_same_step(tmp_path):
+    ranks = [BadSamples(path=str(tmp_path / "bad_samples.jsonl"), max_fraction=0.2) for _ in range(2)]
+    logs: list[dict] = [{}, {}]
+    module = [SimpleNamespace(device="cpu", log=lambda k, v, own=own, **_: own.update({k: v})) for own in logs]
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: {"sum": torch.tensor(3)}[reduce_op])  # 2 here, 1 there
+    here = {"global_step": 0, "current_epoch": 0, "world_size": 2, "strategy": strategy}
+    trainer = SimpleNamespace(**here, train_dataloader=SimpleNamespace(dataset=range(10)))
+    for rank, (callback, count) in enumerate(zip(ranks, (2, 1), strict=True)):
+        bad = [{"where": f"rank {rank}", "problem": "p"}] * count
+        callback.on_train_batch_start(trainer, module[rank], {"bad": bad}, 0)
+    trainer.global_step = 1
+    for rank, callback in enumerate(ranks):
+        with pytest.raises(DataError, match="3 of the 10 samples of epoch 0"):
+            callback.on_train_batch_end(trainer, module[rank], None, {}, 0)
+    assert logs == [{"data/bad_samples": 3.0}] * 2
+    assert sorted(row["where"] for row in rows(tmp_path / "bad_samples.jsonl")) == ["rank 0", "rank 0", "rank 1"]

@@ -118,12 +118,14 @@ def test_an_error_that_is_not_about_data_always_stops_the_loader(make_data, make
         list(loader(make_datamodule(data=data, augment=augment).train_dataset()))
 
 
-def test_a_killed_worker_ends_the_run_with_an_error_that_names_it(dataset, tmp_path):
+def test_a_killed_worker_ends_the_run_with_an_error_that_names_it_and_what_it_read(dataset, folder, tmp_path):
     def augment(sample, key):
-        (tmp_path / str(os.getpid())).touch()
-        time.sleep(600)
+        if key[2] == 6:
+            (tmp_path / str(os.getpid())).touch()
+            time.sleep(600)
+        return sample
 
-    one = loader(replace(dataset, augment=augment), num_workers=1)
+    one = loader(replace(dataset, augment=augment), num_workers=2)
     killed = []
 
     def kill():
@@ -139,13 +141,14 @@ def test_a_killed_worker_ends_the_run_with_an_error_that_names_it(dataset, tmp_p
     thread.join()
     text = str(caught.value)
     assert f"a worker process of the training loader (pid {killed[0]})" in text and "\n" not in text
+    assert f"while it read {folder}/en.jsonl:7: the run stops" in text
     assert "data.num_workers" in text and "resume=" in text
 
 
 def test_other_errors_are_not_taken_for_a_lost_worker():
-    assert lost_worker(RuntimeError("CUDA out of memory")) is None
-    assert lost_worker(ValueError("DataLoader worker (pid 3) is killed by signal: Killed. ")) is None
-    told = lost_worker(RuntimeError("DataLoader worker (pid 31) is killed by signal: Killed. "))
-    assert "(pid 31) is killed by signal: Killed: its batches" in str(told)
-    told = lost_worker(RuntimeError("DataLoader worker (pid(s) 31, 32) exited unexpectedly"))
-    assert "(pid 31, 32) exited unexpectedly: its batches" in str(told)
+    assert lost_worker(RuntimeError("CUDA out of memory"), None) is None
+    assert lost_worker(ValueError("DataLoader worker (pid 3) is killed by signal: Killed. "), None) is None
+    told = lost_worker(RuntimeError("DataLoader worker (pid 31) is killed by signal: Killed. "), None)
+    assert "(pid 31) is killed by signal: Killed: the run stops" in str(told)
+    told = lost_worker(RuntimeError("DataLoader worker (pid(s) 31, 32) exited unexpectedly"), None)
+    assert "(pid 31, 32) exited unexpectedly: the run stops" in str(told)

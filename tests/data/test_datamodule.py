@@ -40,7 +40,7 @@ def test_a_split_that_is_not_given_has_no_sources(make_data, make_datamodule):
 
 def test_sources_are_read_once_and_all_of_them_in_setup(make_datamodule, monkeypatch):
     datamodule = make_datamodule()
-    monkeypatch.setattr("qcvl.data.settings.JsonlRecords", lambda path: pytest.fail("opened again"))
+    monkeypatch.setattr("qcvl.data.jsonl.JsonlRecords", lambda path: pytest.fail("opened again"))
     datamodule.setup("fit")
     datamodule.train_dataset()
     datamodule.val_dataloader()
