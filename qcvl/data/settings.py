@@ -160,7 +160,7 @@ class Data:
     cache_mb: int = Field(ge=0)
 
     def __post_init__(self) -> None:
-        known = list(self.sources("train"))
+        known = list(self._named("train"))
         by_source = {name: getattr(self, name) or () for name in ("weights", "max_objects", "min_pixels", "max_pixels")}
         problems = [
             problem
@@ -169,6 +169,13 @@ class Data:
         ]
         if self.weights is not None and (lacking := [name for name in known if name not in self.weights]):
             problems.append(f"data.weights: has no weight for {', '.join(lacking)}; give each source of data.train one")
+        for split in ("train", "val"):
+            for source in self._named(split).values():
+                path = source if isinstance(source, str) else source.path if type(source) is JsonlSource else ""
+                try:
+                    _split_percent(path)
+                except ConfigError as problem:
+                    problems.append(str(problem))
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -177,9 +184,11 @@ class Data:
 
     def sources(self, split: Literal["train", "val"]) -> dict[str, Source]:
         """The sources of one split by name; a bare path is the source ``val`` (or ``train``) shown once an epoch."""
+        return {name: _as_source(source) for name, source in self._named(split).items()}
+
+    def _named(self, split: str) -> dict[str, str | Source]:
         given = getattr(self, split)
-        named = {split: given} if isinstance(given, str) else given or {}
-        return {name: _as_source(source) for name, source in named.items()}
+        return {split: given} if isinstance(given, str) else given or {}
 
 
 @settings
@@ -215,18 +224,23 @@ class DeepPCBData(Data):
 
 
 def _as_source(source: str | Source) -> Source:
-    """A path as a source, and one that ends in ``%N`` (unless a file is really called so) as a part of its file."""
+    """A path as a source, and one that ends in ``%N`` as a part of its file."""
     if isinstance(source, str):
         source = JsonlSource(path=source, repeat=1, task=None, prompts=None)
-    if type(source) is not JsonlSource or Path(source.path).is_file():
+    if type(source) is not JsonlSource:
         return source
-    match = _PERCENT.fullmatch(source.path)
+    path, percent = _split_percent(source.path)
+    return source if percent is None else JsonlPart(**{**vars(source), "path": path, "percent": percent})
+
+
+def _split_percent(path: str) -> tuple[str, float | None]:
+    """A path and the percentage that follows it (``train.jsonl%30``), unless a file is really called so."""
+    match = None if Path(path).is_file() else _PERCENT.fullmatch(path)
     if match is None:
-        return source
-    percent = float(match[2])
-    if not 0 < percent <= 100:
-        raise ConfigError(f"data: {source.path} asks for {match[2]} percent; give above 0 and at most 100")
-    return JsonlPart(**{**vars(source), "path": match[1], "percent": percent})
+        return path, None
+    if not 0 < float(match[2]) <= 100:
+        raise ConfigError(f"data: {path} asks for {match[2]} percent; give above 0 and at most 100")
+    return match[1], float(match[2])
 
 
 def _foreign(setting: str, names: Iterable[str], known: Sequence[str]) -> Iterator[str]:
