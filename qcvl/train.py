@@ -67,7 +67,7 @@ def inspect(run: "Run") -> None:
 def forget_former_start(run: "Run") -> None:
     """Remove the rows and metrics of a start in this directory that ended before its first checkpoint."""
     if run.trainer.is_global_zero:
-        for name in ("logging.jsonl", "metrics.json"):
+        for name in ("logging.jsonl", "metrics.json", "bad_samples.jsonl"):
             (Path(run.settings.paths.output_dir) / name).unlink(missing_ok=True)
 
 
@@ -105,7 +105,8 @@ def audit(run: "Run", console: "Console") -> None:
     from qcvl.doctor.labels import audit_labels, audit_report, save_audit
 
     if run.trainer.is_global_zero:
-        labels = audit_labels(run.datamodule.train_dataset())
+        keep_going = run.settings.data.max_bad_fraction > 0
+        labels = audit_labels(run.datamodule.train_dataset(), keep_going=keep_going)
         save_audit(labels, Path(run.settings.paths.output_dir))
         console.print(audit_report(labels), soft_wrap=True)
 

@@ -3,12 +3,18 @@
 torch and Lightning are imported inside the fixtures, so that tests that need neither start at once.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on busy cores run several times slower than one
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if "QCVL_CACHE" not in os.environ:  # indices of test files are kept for one session
+    os.environ["QCVL_CACHE"] = tempfile.mkdtemp(prefix="qcvl-tests-")
+    atexit.register(shutil.rmtree, os.environ["QCVL_CACHE"], ignore_errors=True)
 
 import numpy as np
 import pytest

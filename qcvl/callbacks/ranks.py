@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import lightning.pytorch as pl
 import torch.distributed as dist
 
+from qcvl.data.fetching import lost_worker
 from qcvl.errors import QcvlError
 
 GRACE_SECONDS = 10  # for ranks that ended by an error of their own to say so
@@ -26,6 +27,10 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        loader = getattr(trainer, "train_dataloader", None)
+        if (gone := lost_worker(error, getattr(loader, "guarded", None))) is not None:
+            end_others(trainer, 0)
+            raise gone from None
         lost = is_lost_peer(error)
         end_others(trainer, GRACE_SECONDS if lost else 0)
         if lost:

@@ -14,8 +14,9 @@ from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, o
 from qcvl.data.encode import Encoder, true_answer
 from qcvl.data.images import image_size
 from qcvl.data.loader import TrainLoader
+from qcvl.data.sampling import epoch_counts
 from qcvl.data.settings import Data
-from qcvl.errors import DataError
+from qcvl.errors import ConfigError, DataError
 from qcvl.models.pixels import seen_size
 from qcvl.models.spec import Processing
 from qcvl.models.text import plain_ids
@@ -106,14 +107,40 @@ class VLDataModule(pl.LightningDataModule):
 
     def train_dataset(self) -> SampleDataset:
         """Augmented training samples by (epoch, index)."""
-        sources = [_limited(source, self.data.sample_limit) for source in self.sources("train")]
-        return self._dataset(sources, self.encoder(grounding=self.grounding), self.augment, self.data.cache_mb)
+        data, sources = self.data, [self._mixed(source) for source in self.sources("train")]
+        counts = epoch_counts(
+            [source.count for source in sources],
+            [source.repeat for source in sources],
+            None if data.weights is None else [data.weights[source.name] for source in sources],
+            data.epoch_samples,
+        )
+        return self._dataset(sources, counts, self.encoder(grounding=self.grounding), self.augment, data.cache_mb)
+
+    def _mixed(self, source: OpenSource) -> OpenSource:
+        """A training source as the data's mixture wants it."""
+        data, name, processing = self.data, source.name, None
+        lowest, highest = ((budget or {}).get(name) for budget in (data.min_pixels, data.max_pixels))
+        if lowest is not None or highest is not None:
+            processing = _with_budget(self.processing, lowest, highest, name)
+        return replace(
+            source,
+            limit=data.sample_limit,
+            augmented=name not in data.unaugmented,
+            max_objects=(data.max_objects or {}).get(name),
+            processing=processing,
+        )
 
     def _dataset(
-        self, sources: list[OpenSource], encoder: Encoder, augment: Compose | None, cache_mb: int
+        self,
+        sources: list[OpenSource],
+        counts: list[int],
+        encoder: Encoder,
+        augment: Compose | None,
+        cache_mb: int,
     ) -> SampleDataset:
         return SampleDataset(
             sources=sources,
+            counts=counts,
             encoder=encoder,
             augment=augment,
             seed=self.seed,
@@ -131,6 +158,8 @@ class VLDataModule(pl.LightningDataModule):
         return TrainLoader(
             self.train_dataset(),
             batch_size=self.data.batch_size,
+            token_budget=self.data.token_budget,
+            keep_going=self.data.max_bad_fraction > 0,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
@@ -142,7 +171,7 @@ class VLDataModule(pl.LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         loaders = []
         for source in self.sources("val"):
-            dataset = self._dataset([replace(source, repeat=1)], self.encoder(), augment=None, cache_mb=0)
+            dataset = self._dataset([source], [source.count], self.encoder(), augment=None, cache_mb=0)
             mine = [(0, index) for index in range(len(dataset))][rank::world_size]
             batches = [mine[i : i + self.data.val_batch_size] for i in range(0, len(mine), self.data.val_batch_size)]
             own = torch.Generator()  # iterating draws a seed: not from the global stream that training goes on with
@@ -182,7 +211,13 @@ class VLDataModule(pl.LightningDataModule):
         return len(plain_ids(self.processing, text)) + 1
 
 
-def _limited(source: OpenSource, limit: int | None) -> OpenSource:
-    if limit is None:
-        return source
-    return replace(source, records=[source.records[index] for index in range(min(limit, len(source.records)))])
+def _with_budget(processing: Processing, lowest: int | None, highest: int | None, source: str) -> Processing:
+    """The processing with another pixel budget; None leaves a bound as it is."""
+    smallest = processing.min_pixels if lowest is None else lowest
+    largest = processing.max_pixels if highest is None else highest
+    if smallest > largest:
+        raise ConfigError(
+            f"data.min_pixels, data.max_pixels: source {source} would have photos of {smallest} to {largest} pixels; "
+            "give both, the first no larger than the second"
+        )
+    return replace(processing, min_pixels=smallest, max_pixels=largest)

@@ -1,7 +1,7 @@
 """A map-style dataset of encoded samples, and the row layout that batches them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,11 +14,13 @@ from qcvl.data.cache import SampleCache
 from qcvl.data.chat import IGNORE
 from qcvl.data.completeness import missing_parts, sampling_of
 from qcvl.data.encode import Encoder, Features
+from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.label_kinds import LABEL_KINDS
-from qcvl.data.samples import build_sample
+from qcvl.data.samples import build_sample, keep_first
 from qcvl.data.sampling import choose_task, expand_epoch
 from qcvl.data.settings import Sampling, Source
 from qcvl.errors import DataError
+from qcvl.models.spec import Processing
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
 from qcvl.schema.types import Pairing, Sample
@@ -33,6 +35,8 @@ class OpenSource:
     """A source whose records are at hand, with the task and prompts its samples get.
 
     ``fixed`` says that ``sampling`` is the source's own task and not the run's.
+    ``limit`` bounds the records that are used, the first of them. ``augmented`` says whether its samples are varied,
+    ``max_objects`` how many objects they list, ``processing`` the pixel budget of its photos where it is not the run's.
     """
 
     name: str
@@ -41,10 +45,19 @@ class OpenSource:
     sampling: Sampling
     prompts: Prompts
     fixed: bool = False
+    limit: int | None = None
+    augmented: bool = True
+    max_objects: int | None = None
+    processing: Processing | None = None
 
     def sampling_of(self, record: Record) -> Sampling:
         """What samples of one of its records are."""
         return sampling_of(record, self.sampling, fixed=self.fixed)
+
+    @property
+    def count(self) -> int:
+        """How many records are used."""
+        return len(self.records) if self.limit is None else min(len(self.records), self.limit)
 
 
 def open_source(name: str, source: Source, sampling: Sampling, prompts: Prompts) -> OpenSource:
@@ -64,7 +77,10 @@ def open_source(name: str, source: Source, sampling: Sampling, prompts: Prompts)
 
 
 def _check_complete(source: OpenSource) -> None:
-    for record in source.records:
+    records: Iterable[Record] = source.records
+    if isinstance(source.records, JsonlRecords):  # whose index knows which to look at
+        records = source.records.lacking(source.sampling, fixed=source.fixed)
+    for record in records:
         for problem in missing_parts(record, source.sampling_of(record), source.name):
             raise problem
 
@@ -73,11 +89,12 @@ def _check_complete(source: OpenSource) -> None:
 class SampleDataset(Dataset):
     """Encoded samples by ``(epoch, index)``: equal keys give equal features in every worker, rank and run.
 
-    ``pairing`` says what is seen of a photo and its template, ``crops`` which window of a photo, ``cache`` keeps
-    decoded photos (each worker process fills its own).
+    ``counts`` are the samples each source gives to an epoch, ``pairing`` says what is seen of a photo and its template,
+    ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills its own).
     """
 
     sources: Sequence[OpenSource]
+    counts: Sequence[int]
     encoder: Encoder
     augment: Compose | None
     seed: int
@@ -88,43 +105,52 @@ class SampleDataset(Dataset):
     _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        return len(self.rows(0))
+        return sum(self.counts)
 
     def rows(self, epoch: int) -> np.ndarray:
         """Int64 ``[n, 2]``: (source, record) of each sample of an epoch, before shuffling."""
         if epoch not in self._epochs:
             self._epochs.clear()
-            lengths = [len(source.records) for source in self.sources]
-            self._epochs[epoch] = expand_epoch(lengths, [source.repeat for source in self.sources], self.seed, epoch)
+            lengths = [source.count for source in self.sources]
+            self._epochs[epoch] = expand_epoch(lengths, self.counts, self.seed, epoch)
         return self._epochs[epoch]
 
     def where(self, key: Key) -> str:
         """Where the record behind a key stands: ``train.jsonl:418``."""
-        return self._record(key)[1].where
+        return self._record(key).where
 
     def sample(self, key: Key) -> tuple[Sample, Prompts, str]:
         """The decoded, augmented sample behind a key, its source's prompts, and where its record stands."""
         epoch, index = key
-        source, record = self._record(key)
+        source, record = self.source(key), self._record(key)
         draw = (self.seed, epoch, int(index))
         task = choose_task(source.sampling_of(record), self.dense_share, draw)
         place = tuple(self.rows(epoch)[index].tolist())
         sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
         if self.crops is not None:
             sample = window(self.crops)(sample, draw)
-        if self.augment is not None:
+        if self.augment is not None and source.augmented:
             sample = self.augment(sample, draw)
+        if source.max_objects is not None and task == "dense":
+            sample = keep_first(sample, source.max_objects, self.encoder.answer_format.order)
         return sample, source.prompts, record.where
 
-    def _record(self, key: Key) -> tuple[OpenSource, Record]:
+    def source(self, key: Key) -> OpenSource:
+        """The source of the record behind a key."""
         epoch, index = key
-        source_index, record_index = self.rows(epoch)[index]
-        source = self.sources[source_index]
-        return source, source.records[int(record_index)]
+        return self.sources[self.rows(epoch)[index, 0]]
+
+    def _record(self, key: Key) -> Record:
+        epoch, index = key
+        return self.source(key).records[int(self.rows(epoch)[index, 1])]
+
+    def encoder_of(self, source: OpenSource) -> Encoder:
+        """What encodes the samples of one source: the shared encoder, with the source's own pixel budget."""
+        return self.encoder if source.processing is None else replace(self.encoder, processing=source.processing)
 
     def __getitem__(self, key: Key) -> Features | None:
         sample, prompts, where = self.sample(key)
-        return self.encoder(sample, prompts.for_task(sample.task), where)
+        return self.encoder_of(self.source(key))(sample, prompts.for_task(sample.task), where)
 
 
 @lru_cache(maxsize=8)
@@ -198,7 +224,8 @@ def step_counts(batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torc
 
     Of the visual tokens, those with grounding targets count, where there are any: a chat sample has none.
     """
-    labels = torch.stack([count_labels(batch["label_kinds"]) for batch in batches]).sum(0)
+    none = torch.zeros(len(LABEL_KINDS), dtype=torch.int64)
+    labels = sum((count_labels(batch["label_kinds"]) for batch in batches), start=none)
     return {"step_labels": labels, "step_cells": torch.tensor(sum(map(_cells, batches)))}
 
 

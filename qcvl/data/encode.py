@@ -10,7 +10,7 @@ from qcvl.data.label_kinds import label_kinds
 from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.errors import DataError
 from qcvl.losses.grounding_targets import CONTROL_POINTS, grounding_targets
-from qcvl.models.pixels import to_patches
+from qcvl.models.pixels import patch_grid, to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat, render_answer
@@ -84,7 +84,7 @@ class Encoder:
         """Encode with photos resized into the pixel budget of ``budget``; all else is this encoder's processing."""
         processing = self.processing
         patches, grids = patchify(sample.images, budget, still=True)
-        ids, labels = encode_conversation(processing, self._conversation(sample, prompt, grids), grids, where)
+        ids, labels = self._tokens(sample, prompt, where, grids)
         return Features(
             input_ids=ids,
             labels=labels,
@@ -96,11 +96,21 @@ class Encoder:
             **(self._targets(sample, grids, processing.family.merge_size) if self.classes else {}),
         )
 
-    def _conversation(self, sample: Sample, prompt: TaskPrompt, grids: np.ndarray) -> list[dict]:
-        """A chat sample's own messages, word for word; else the task's prompt and the true answer."""
+    def length(self, sample: Sample, prompt: TaskPrompt, where: str) -> int:
+        """Tokens of the sample, its visual ones included, from the sizes of its photos alone: no pixel is looked at."""
+        grids = [patch_grid(image.shape[0], image.shape[1], self.processing) for image in sample.images]
+        return len(self._tokens(sample, prompt, where, np.array(grids, dtype=np.int64).reshape(-1, 3))[0])
+
+    def _tokens(
+        self, sample: Sample, prompt: TaskPrompt, where: str, grids: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels ``[L]`` of a chat sample's own messages, or of the task's prompt and the true answer."""
         if sample.task == "chat":
-            return write_messages(sample.messages)
-        return [*ask(prompt, len(sample.images)), {"role": "assistant", "content": self._answer(sample, grids)}]
+            talk = write_messages(sample.messages)
+        else:
+            answer = self._answer(sample, grids)
+            talk = [*ask(prompt, len(sample.images)), {"role": "assistant", "content": answer}]
+        return encode_conversation(self.processing, talk, grids, where)
 
     def _answer(self, sample: Sample, grids: np.ndarray) -> str:
         side = self.processing.family.patch_size

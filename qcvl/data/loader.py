@@ -1,17 +1,20 @@
 """The training loader: batches in a planned order, each knowing its optimizer step's label count, resumable exactly."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from qcvl.data.dataset import Key, SampleDataset, collate, step_counts
-from qcvl.data.encode import Features
+from qcvl.data.dataset import SampleDataset, step_counts
+from qcvl.data.fetching import Guarded, Reading, Row, ToRow, lost_worker, one_thread
 from qcvl.data.health import check_batch
-from qcvl.data.packing import fixed_count
-from qcvl.data.sampling import shuffled
+from qcvl.data.lengths import EpochLengths
+from qcvl.data.packing import Plan, TokenBudget, fixed_count
+from qcvl.data.sampling import shuffled, step_order
 from qcvl.errors import CheckpointError, QcvlError
 
 
@@ -21,6 +24,16 @@ class TrainLoader:
     It looks one optimizer step ahead: each micro-batch carries ``step_labels`` (``step_cells``), the label tokens
     (visual tokens) that all of the step's micro-batches on this rank hold together, so that the loss can be a token
     mean over the whole step. A step never spans two epochs. The state counts batches handed over, not fetched.
+
+    Args:
+        dataset: samples by (epoch, index).
+        batch_size: samples of a micro-batch.
+        token_budget: tokens of a micro-batch, in place of ``batch_size``; None for a fixed count.
+        keep_going: leave a sample that cannot be read out of its batch, which then names it under ``bad``, and go on.
+        accumulate: micro-batches of an optimizer step.
+        rank: this process's number.
+        world_size: how many processes share an epoch.
+        num_workers: processes that load samples.
     """
 
     def __init__(
@@ -28,6 +41,8 @@ class TrainLoader:
         dataset: SampleDataset,
         *,
         batch_size: int,
+        token_budget: int | None,
+        keep_going: bool,
         accumulate: int,
         rank: int,
         world_size: int,
@@ -35,41 +50,66 @@ class TrainLoader:
     ) -> None:
         self.dataset, self.batch_size, self.accumulate = dataset, batch_size, accumulate
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
+        self.token_budget, self.keep_going = token_budget, keep_going
         self.epoch, self.handed_over = 0, 0
+        self.guarded = Guarded(dataset, Reading.by(num_workers))
+        self._planned: tuple[int, Plan] | None = None
+        if token_budget is not None:
+            self._lengths = EpochLengths(dataset)
+            self._budget = TokenBudget(self._lengths.longest(), token_budget, world_size)
         self._length = len(self._plan(0))
 
     def __len__(self) -> int:
         return self._length
 
-    def _plan(self, epoch: int) -> list[list[tuple[int, int]]]:
-        order = shuffled(len(self.dataset.rows(epoch)), self.dataset.seed, epoch)
-        plan = fixed_count(order.tolist(), self.batch_size, self.world_size)
-        return [[(epoch, index) for index in step[self.rank]] for step in plan]
+    def _plan(self, epoch: int) -> Plan:
+        """The batches of all ranks in one epoch."""
+        if self._planned is None or self._planned[0] != epoch:
+            seed = self.dataset.seed
+            order = shuffled(len(self.dataset), seed, epoch)
+            if self.token_budget is None:
+                plan = fixed_count(order.tolist(), self.batch_size, self.world_size)
+            else:
+                plan = self._budget(self._lengths.of(epoch), order, step_order(seed, epoch))
+            self._planned = epoch, plan
+        return self._planned[1]
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if self.handed_over >= len(self):
             self.epoch, self.handed_over = self.epoch + 1, 0
         loader = DataLoader(
-            _Guarded(self.dataset),
-            batch_sampler=self._plan(self.epoch)[self.handed_over :],
-            collate_fn=_collate,
+            self.guarded,
+            batch_sampler=[
+                [(self.epoch, index) for index in step[self.rank]]
+                for step in self._plan(self.epoch)[self.handed_over :]
+            ],
+            collate_fn=ToRow(self.dataset, self.keep_going),
             num_workers=self.num_workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             generator=torch.Generator(),  # its own: drawing worker seeds must not move the global stream
         )
-        step: list[dict[str, torch.Tensor]] = []
-        for position, batch in enumerate(loader, start=self.handed_over + 1):
-            if isinstance(batch, QcvlError):
-                raise batch
-            check_batch(batch, self.dataset.encoder.processing.family.merge_size)
-            step.append(batch)
+        step: list[Row] = []
+        for position, row in enumerate(self._rows(loader), start=self.handed_over + 1):
+            if not row.hollow:
+                check_batch(row.batch, self.dataset.encoder.processing.family.merge_size)
+            step.append(row)
             if position % self.accumulate and position < len(self):
                 continue
-            counts = step_counts(step)
+            counts = step_counts([row.batch for row in step if not row.hollow])
             for ready in step:
                 self.handed_over += 1
-                yield {**ready, **counts}
+                yield {**ready.batch, **counts, **({"bad": ready.bad} if ready.bad else {})}
             step = []
+
+    def _rows(self, loader: DataLoader) -> Iterator[Row]:
+        """The rows of a loader; what stops the run arrives as one error."""
+        try:
+            for row in loader:
+                if isinstance(row, QcvlError):
+                    raise row
+                yield row
+        except RuntimeError as error:
+            raise lost_worker(error, self.guarded) or error from None
 
     @property
     def sampler(self) -> "TrainLoader":
@@ -85,46 +125,32 @@ class TrainLoader:
             self.epoch, self.handed_over = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Which epoch, and how many of its batches were handed over."""
-        return {"epoch": self.epoch, "handed_over": self.handed_over, "length": len(self)}
+        """Which epoch, how many of its batches were handed over, and what tells its plan from others."""
+        plan = {"length": len(self), "plan": _checksum(self._plan(self.epoch))}
+        return {"epoch": self.epoch, "handed_over": self.handed_over, **plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken.
 
         Raises:
-            CheckpointError: when the epoch has another length now, because data, batch size or ranks changed.
+            CheckpointError: when the epoch has other batches now, because data, their size or ranks changed.
         """
+        changed = (
+            "the data, data.batch_size, data.token_budget or the number of ranks changed; resume with what the run was "
+            "started with"
+        )
         if state["length"] != len(self):
             raise CheckpointError(
-                f"the checkpoint's epoch has {state['length']} batches, this run's has {len(self)}: the data, "
-                "data.batch_size or the number of ranks changed; resume with what the run was started with"
+                f"the checkpoint's epoch has {state['length']} batches, this run's has {len(self)}: {changed}"
             )
+        if state["plan"] != _checksum(self._plan(state["epoch"])):
+            raise CheckpointError(f"the checkpoint's epoch has as many batches as this run's, but others: {changed}")
         self.epoch, self.handed_over = state["epoch"], state["handed_over"]
 
 
-@dataclass(frozen=True)
-class _Guarded(Dataset):
-    """The dataset with a bad sample's error as its value: raised in a worker, it would arrive inside a traceback."""
-
-    dataset: SampleDataset
-
-    def __getitem__(self, key: Key) -> Features | QcvlError | None:
-        try:
-            return self.dataset[key]
-        except QcvlError as error:
-            return error
-
-
-def _collate(items: Sequence[Features | QcvlError | None]) -> dict[str, torch.Tensor] | QcvlError:
-    """One row of the items, or the first error among them."""
-    error = next((item for item in items if isinstance(item, QcvlError)), None)
-    if error is not None:
-        return error
-    try:
-        return collate([item for item in items if not isinstance(item, QcvlError)])
-    except QcvlError as refusal:
-        return refusal
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+def _checksum(plan: Plan) -> str:
+    """A short checksum of a plan: its batches in order, the samples of each."""
+    batches = list(chain.from_iterable(plan))
+    sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
+    samples = np.array(list(chain.from_iterable(batches)), dtype=np.int64)
+    return f"{zlib.crc32(samples.tobytes(), zlib.crc32(sizes.tobytes())):08x}"

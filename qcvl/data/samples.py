@@ -1,10 +1,16 @@
 """From a record to decoded pixels. Free of torch, so that photos can be checked and drawn without it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from qcvl.data.images import load_image
 from qcvl.data.pairs import pair_images
 from qcvl.errors import DataError, RecordError
+from qcvl.geometry.norm import canonical
+from qcvl.geometry.order import Order
+from qcvl.schema.answer import answer_order
 from qcvl.schema.records import Record
 from qcvl.schema.types import Pairing, Sample, Task
 
@@ -41,7 +47,6 @@ def build_sample(record: Record, task: Task, pairing: Pairing | None = None) -> 
         RecordError: for a photo that cannot be read, a template that is missing or of another size, or an object that
             lies in an image the pairing leaves out.
     """
-    count = len(record.annotations)
     pairing = None if task == "chat" else pairing
     wanted = 1 if pairing == "photo" else len(record.images)
     try:
@@ -54,12 +59,32 @@ def build_sample(record: Record, task: Task, pairing: Pairing | None = None) -> 
         if note.image >= len(images):
             found = f"lies in image {note.image}; of a pair the photo, image 0, carries the objects"
             raise record_error(record, f"objects[{index}].image", f"{found}: move it, or set data.pair=null")
+    return sample_of(record, task, images)
+
+
+def sample_of(record: Record, task: Task, images: Sequence[np.ndarray]) -> Sample:
+    """A record with its photos as a sample with all its annotations."""
+    count = len(record.annotations)
     return Sample(
-        images=images,
+        images=tuple(images),
         annotations=record.annotations,
         task=task,
         summary=record.summary,
         messages=record.messages,
         kept_indices=tuple(range(count)),
         coverages=(1.0,) * count,
+    )
+
+
+def keep_first(sample: Sample, count: int, order: Order) -> Sample:
+    """The sample with its first ``count`` objects in the order answers list them; further ones are not spoken of."""
+    if len(sample.annotations) <= count:
+        return sample
+    shaped = [replace(note, shape=canonical(note.shape)) for note in sample.annotations]
+    kept = sorted(answer_order(shaped, order)[:count])
+    return replace(
+        sample,
+        annotations=tuple(sample.annotations[index] for index in kept),
+        kept_indices=tuple(sample.kept_indices[index] for index in kept),
+        coverages=tuple(sample.coverages[index] for index in kept),
     )

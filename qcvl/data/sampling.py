@@ -7,7 +7,7 @@ import numpy as np
 from qcvl.data.settings import Sampling
 from qcvl.schema.types import Task
 
-_TASK, _ORDER, _SHARE = 1, 2, 3  # separate random streams, so that adding one draw never moves another
+_TASK, _ORDER, _SHARE, _STEPS = 1, 2, 3, 4  # separate random streams, so that adding one draw never moves another
 
 
 def choose_task(sampling: Sampling, dense_share: float, key: tuple[int, int, int]) -> Task:
@@ -17,17 +17,43 @@ def choose_task(sampling: Sampling, dense_share: float, key: tuple[int, int, int
     return "dense" if np.random.default_rng([_TASK, *key]).random() < dense_share else "summary"
 
 
-def expand_epoch(lengths: Sequence[int], repeats: Sequence[float], seed: int, epoch: int) -> np.ndarray:
-    """The records of one epoch as int64 ``[n, 2]`` rows (source, record); ``n`` is the same in every epoch.
+def epoch_counts(
+    lengths: Sequence[int],
+    repeats: Sequence[float],
+    weights: Sequence[float] | None = None,
+    epoch_samples: int | None = None,
+) -> list[int]:
+    """How many samples each source gives to an epoch.
 
-    A source of ``m`` records with repeat ``r`` gives ``floor(r)`` whole passes and ``round(frac(r) * m)`` records more,
-    drawn anew each epoch; at least one record in all.
+    A source of ``m`` records with repeat ``r`` gives ``floor(r) * m + round(frac(r) * m)``, at least one. With
+    ``weights`` or ``epoch_samples`` (by default the sum of these) the epoch is shared out in proportion to the weights
+    (by default these counts), to whole numbers that sum up exactly: what is left goes to the largest remainders.
+    """
+    natural = []
+    for length, repeat in zip(lengths, repeats, strict=True):
+        whole = int(repeat)
+        natural.append(whole * length + (round((repeat - whole) * length) or int(whole == 0)))
+    if weights is None and epoch_samples is None:
+        return natural
+    shares = np.asarray(natural if weights is None else weights, dtype=np.float64)
+    total = sum(natural) if epoch_samples is None else epoch_samples
+    exact = shares / shares.sum() * total
+    counts = np.floor(exact + 1e-9).astype(np.int64)  # a share that is whole but for rounding stays so
+    largest = np.argsort(counts - exact, kind="stable")[: total - counts.sum()]
+    counts[largest] += 1
+    return counts.tolist()
+
+
+def expand_epoch(lengths: Sequence[int], counts: Sequence[int], seed: int, epoch: int) -> np.ndarray:
+    """The records of one epoch as int64 ``[sum(counts), 2]`` rows (source, record).
+
+    A source of ``m`` records that gives ``n`` samples gives ``n // m`` whole passes and ``n % m`` records more, drawn
+    anew each epoch.
     """
     rows = []
-    for source, (length, repeat) in enumerate(zip(lengths, repeats, strict=True)):
-        whole = int(repeat)
+    for source, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        whole, rest = divmod(count, length)
         records = np.tile(np.arange(length), whole)
-        rest = round((repeat - whole) * length) or int(whole == 0)
         if rest:
             draw = np.random.default_rng([_SHARE, seed, epoch, source])
             records = np.concatenate([records, np.sort(draw.permutation(length)[:rest])])
@@ -38,3 +64,8 @@ def expand_epoch(lengths: Sequence[int], repeats: Sequence[float], seed: int, ep
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of ``0..count-1``, int64 ``[count]``."""
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(count)
+
+
+def step_order(seed: int, epoch: int) -> np.random.Generator:
+    """What decides the order of an epoch's steps, where their samples are chosen by length."""
+    return np.random.default_rng([_STEPS, seed, epoch])

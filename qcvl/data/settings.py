@@ -1,18 +1,24 @@
 """What a run reads: sources, sampling and batches. Torch-free: the loader and the encoder are imported in setup()."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import AfterValidator, Field
+import numpy as np
+from pydantic import AfterValidator, Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
-from qcvl.errors import DataError
+from qcvl.errors import ConfigError, DataError
 from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
-from qcvl.schema.records import Record, read_records
+from qcvl.schema.records import Record
 from qcvl.schema.settings import settings
 from qcvl.schema.types import Pairing, Task
+
+if TYPE_CHECKING:
+    from qcvl.data.jsonl import JsonlRecords
 
 
 def _known_format(name: str) -> str:
@@ -27,6 +33,7 @@ def _known_format(name: str) -> str:
 Format = Annotated[str, AfterValidator(_known_format)]
 Sampling = Literal["dense", "summary", "mixed", "chat"]
 FOREIGN_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".txt")
+_PERCENT = re.compile(r"(.+)%(\d+(?:\.\d+)?)")
 logger = get_logger(__name__)
 
 
@@ -74,11 +81,27 @@ class JsonlSource:
     prompts: Prompts | None
     complete: ClassVar[bool] = False
 
-    def open(self) -> Sequence[Record]:
-        """Read and validate every line; raises RecordError with file, line and field."""
+    def open(self) -> "JsonlRecords":
+        """Its records, read when asked for; raises RecordError with file, line and field for a line that is wrong."""
         if not Path(self.path).is_file():
             raise DataError(f"{self.path} not found; give an existing file: data.train=/abs/train.jsonl")
-        return read_records(self.path)
+        from qcvl.data.jsonl import JsonlRecords
+
+        return JsonlRecords(self.path)
+
+
+@settings
+class JsonlPart(JsonlSource):
+    """``percent`` of the records of a JSONL file, always the same ones: what a path ``train.jsonl%30`` means."""
+
+    percent: float = Field(gt=0, le=100)
+
+    def open(self) -> "JsonlRecords":
+        """At least one record, drawn from all over the file and in its order."""
+        records = super().open()
+        count = max(1, round(len(records) * self.percent / 100))
+        drawn = np.random.default_rng(0).permutation(len(records))[:count]
+        return records.part(np.sort(drawn))
 
 
 @settings
@@ -147,6 +170,16 @@ class Data:
     ``crops`` a training sample is a window of its photos, and so is a record whose validation loss is taken (the same
     window each time); answers by generation are about whole photos (see ``tiles``). ``cache_mb`` is the memory in MB in
     which each process that loads samples keeps decoded photos: worth it where ``repeat`` shows each photo many times.
+
+    A micro-batch is ``batch_size`` samples, or with a ``token_budget`` as many samples of about one length as make up
+    that many tokens. A path may end in ``%N``: N percent of the file's records, always the same ones. An epoch shows
+    each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its length
+    where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
+    ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
+    ``max_pixels`` take the place of the model's budget for a photo.
+
+    A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's samples: then it
+    is left out, counted and named.
     """
 
     train: Sources | None
@@ -156,33 +189,64 @@ class Data:
     sampling: Sampling
     dense_share: float = Field(ge=0, le=1)
     batch_size: int = Field(gt=0)
+    token_budget: int | None = Field(gt=0)
     val_batch_size: int = Field(gt=0)
     val_generate: int | None = Field(ge=0)
     num_workers: int = Field(ge=0)
     overlong: Literal["error", "drop", "shrink_image"]
+    max_bad_fraction: float = Field(ge=0, le=1)
     sample_limit: int | None = Field(gt=0)
+    epoch_samples: int | None = Field(gt=0)
+    weights: dict[str, Annotated[float, Field(gt=0)]] | None
+    unaugmented: list[str]
+    max_objects: dict[str, PositiveInt] | None
+    min_pixels: dict[str, PositiveInt] | None
+    max_pixels: dict[str, PositiveInt] | None
     pair: Pairing | None
     crops: SampleCrop | None
     cache_mb: int = Field(ge=0)
+
+    def __post_init__(self) -> None:
+        known = list(self._named("train"))
+        by_source = {name: getattr(self, name) or () for name in ("weights", "max_objects", "min_pixels", "max_pixels")}
+        problems = [
+            problem
+            for setting, names in {**by_source, "unaugmented": self.unaugmented}.items()
+            for problem in _foreign(setting, names, known)
+        ]
+        if self.weights is not None and (lacking := [name for name in known if name not in self.weights]):
+            problems.append(f"data.weights: has no weight for {', '.join(lacking)}; give each source of data.train one")
+        for split in ("train", "val"):
+            for source in self._named(split).values():
+                path = source if isinstance(source, str) else source.path if type(source) is JsonlSource else ""
+                try:
+                    _split_percent(path)
+                except ConfigError as problem:
+                    problems.append(str(problem))
+        if problems:
+            raise ConfigError("\n".join(problems))
 
     def prepare(self) -> None:
         """Make the files the sources name, where this data set knows how; plain files must exist already."""
 
     def sources(self, split: Literal["train", "val"]) -> dict[str, Source]:
         """The sources of one split by name; a bare path is the source ``val`` (or ``train``) shown once an epoch."""
+        return {name: self._as_source(source, split) for name, source in self._named(split).items()}
+
+    def _named(self, split: str) -> dict[str, str | Source]:
         given = getattr(self, split)
-        named = {split: given} if isinstance(given, str) else given or {}
-        return {name: self._as_source(source, split) for name, source in named.items()}
+        return {split: given} if isinstance(given, str) else given or {}
 
     def _as_source(self, source: str | Source, split: Literal["train", "val"]) -> Source:
+        """A path as a source, and one that ends in ``%N`` as a part of its file."""
         if not isinstance(source, str):
-            return source
+            return _part_of(source)
         once: dict[str, Any] = {"path": source, "repeat": 1, "task": None, "prompts": None}
         if self.format is None and (Path(source).is_dir() or source.endswith(FOREIGN_SUFFIXES)):
             raise DataError(f"{source} is no JSONL file; say what it is: data.format=coco (or labelme, cvat, …)")
         root = self.photo_root()
         if self.format is None and root is None:
-            return JsonlSource(**once)
+            return _part_of(JsonlSource(**once))
         return FormatSource(format=self.format or "jsonl", split=split, root=root, **once)
 
     def photo_root(self) -> str | None:
@@ -223,3 +287,30 @@ class DeepPCBData(Data):
 
     def photo_root(self) -> None:
         """``root`` is that of the lists made here; other files say themselves where their photos are."""
+
+
+def _part_of(source: Source) -> Source:
+    """The source, or the part of its file that a path ending in ``%N`` asks for."""
+    if type(source) is not JsonlSource:
+        return source
+    path, percent = _split_percent(source.path)
+    return source if percent is None else JsonlPart(**{**vars(source), "path": path, "percent": percent})
+
+
+def _split_percent(path: str) -> tuple[str, float | None]:
+    """A path and the percentage that follows it (``train.jsonl%30``), unless a file is really called so."""
+    match = None if Path(path).is_file() else _PERCENT.fullmatch(path)
+    if match is None:
+        return path, None
+    if not 0 < float(match[2]) <= 100:
+        raise ConfigError(f"data: {path} asks for {match[2]} percent; give above 0 and at most 100")
+    return match[1], float(match[2])
+
+
+def _foreign(setting: str, names: Iterable[str], known: Sequence[str]) -> Iterator[str]:
+    """What to say about names that are no training sources."""
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f"did you mean {near[0]!r}?" if near else "data.train is null"
+            yield f"data.{setting}: {name!r} is not a source of data.train ({', '.join(known) or 'none'}); {hint}"

@@ -96,14 +96,25 @@ class LabelAudit:
         }
 
 
-def audit_labels(dataset: SampleDataset, count: int = SAMPLES) -> LabelAudit:
+def audit_labels(dataset: SampleDataset, count: int = SAMPLES, *, keep_going: bool = False) -> LabelAudit:
     """Encode the first ``count`` samples of the first epoch, in training order, and read them back token by token.
 
     Raises:
-        DataError: for a sample that cannot be encoded or breaks a rule of ``check_batch``; names where it stands.
+        DataError: for a sample that cannot be encoded or breaks a rule of ``check_batch``; names where it stands. With
+            ``keep_going``, as training does then, only where this is so of all of them.
     """
     keys = [(0, int(index)) for index in shuffled(len(dataset), dataset.seed, 0)[:count]]
-    samples = [audit_sample(dataset, key) for key in keys]
+    samples: list[AuditedSample | None] = []
+    refused: DataError | None = None
+    for key in keys:
+        try:
+            samples.append(audit_sample(dataset, key))
+        except DataError as error:
+            refused = error
+            if not keep_going:
+                raise
+    if refused is not None and not samples:
+        raise refused
     kept = tuple(sample for sample in samples if sample is not None)
     return LabelAudit(kept, len(samples) - len(kept))
 
@@ -113,7 +124,7 @@ def audit_sample(dataset: SampleDataset, key: Key) -> AuditedSample | None:
     where, processing = dataset.where(key), dataset.encoder.processing
     try:
         sample, prompts, _ = dataset.sample(key)
-        features = dataset.encoder(sample, prompts.for_task(sample.task), where)
+        features = dataset.encoder_of(dataset.source(key))(sample, prompts.for_task(sample.task), where)
         if features is None:
             return None
         check_batch(collate([features]), processing.family.merge_size)

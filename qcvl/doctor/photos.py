@@ -43,6 +43,11 @@ def look_at_photos(entry: Entry, *, decode: bool) -> tuple[list[Photo], list[Fau
     return photos, faults
 
 
+def forget_photos() -> None:
+    """Look at every file anew from here on: what an earlier check of this process saw may have changed."""
+    _look_at_file.cache_clear()
+
+
 def photo_of(file: str, *, decode: bool) -> tuple[Size | None, bool]:
     """``(width, height)`` of a file as far as it can be read, and whether EXIF turned it."""
     if file.startswith(("data:", "http://", "https://")):

@@ -10,6 +10,7 @@ from qcvl.doctor.findings import Finding, found
 from qcvl.doctor.ledger import Ledger
 from qcvl.doctor.lengths import Lengths
 from qcvl.doctor.numbers import Numbers, SourceNumbers, summed
+from qcvl.doctor.photos import forget_photos
 from qcvl.doctor.pool import PATIENCE_S, in_order
 from qcvl.doctor.reading import Block, read_blocks, weigh
 from qcvl.doctor.report import Report
@@ -96,6 +97,7 @@ def check_data(
         tell: called with findings as they come, as far as the report keeps them.
         progress: called with a source's name and what was done of it: bytes of a file, else records.
     """
+    forget_photos()
     sources = {f"{split}/{name}": source for split in SPLITS for name, source in data.sources(split).items()}
     across = bool(data.sources("train")) and bool(data.sources("val"))
     looks = {name: _look(name, source, data, survey, across) for name, source in sources.items()}

@@ -161,7 +161,7 @@ class VLModule(pl.LightningModule, ABC):
         totals = self._reduced(self._totals)
         self._totals = {}
         logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
-        logs |= self._gradient_norms()
+        logs |= self._gradient_norms(expected=bool(totals["labels"].sum()))
         logs |= {f"lr/{group['tower']}": group["lr"] for group in optimizer.param_groups}
         self.log_dict({key: float(value) for key, value in logs.items()}, batch_size=1)
 
@@ -185,7 +185,7 @@ class VLModule(pl.LightningModule, ABC):
             },
         }
 
-    def _gradient_norms(self) -> dict[str, float]:
+    def _gradient_norms(self, expected: bool) -> dict[str, float]:
         by_tower: dict[str, list[Tensor]] = {}
         for name, parameter in self.built.named_parameters():
             if parameter.requires_grad:
@@ -196,7 +196,7 @@ class VLModule(pl.LightningModule, ABC):
             tower: float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) if gradients else 0.0
             for tower, gradients in by_tower.items()
         }
-        if self.trainer.global_step == 0:
+        if self.trainer.global_step == 0 and expected:
             # A first step of conversations without images leaves the other towers still.
             dead = [tower for tower, norm in norms.items() if norm == 0 and (tower == "llm" or self._cells)]
             if dead:

@@ -33,6 +33,7 @@ def start_run(make_module, make_datamodule, make_data, make_trainer, lora, tmp_p
     def run(name="run", *, limit=2, batch_size=2, checkpoint=None, callbacks=(), resume=None, module=None, **changes):
         folder: Path = tmp_path / name
         data = {"train": {"en": make_data.source("en.jsonl")}, "val": {"val": make_data.source("en.jsonl")}}
+        data |= changes.pop("data", {})
         sizes = {"sample_limit": limit, "batch_size": batch_size, "num_workers": changes.pop("num_workers", 0)}
         monitor = {"monitor": "eval/loss", "mode": "min", "save_last": True, "save_top_k": 1, "every_n_epochs": 1}
         saving = HFCheckpoint(dirpath=str(folder / "checkpoints"), **monitor | (checkpoint or {}))

@@ -65,3 +65,10 @@ def test_a_process_that_ends_within_the_grace_is_left_to_say_why():
 def test_a_launcher_that_started_nothing_is_fine():
     assert end_others(SimpleNamespace(strategy=SimpleNamespace(launcher=None)), grace_seconds=0) is None
     assert end_others(trainer(), grace_seconds=60) is None
+
+
+def test_a_lost_worker_process_ends_all_ranks_and_is_named_wherever_torch_tells_of_it(sleeper):
+    told = r"^a worker process of the training loader \(pid 7\) is killed by signal"
+    with pytest.raises(QcvlError, match=told), ending_together(trainer(sleeper)):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    assert sleeper.wait(10) != 0

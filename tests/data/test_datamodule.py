@@ -40,7 +40,7 @@ def test_a_split_that_is_not_given_has_no_sources(make_data, make_datamodule):
 
 def test_sources_are_read_once_and_all_of_them_in_setup(make_datamodule, monkeypatch):
     datamodule = make_datamodule()
-    monkeypatch.setattr("qcvl.data.settings.read_records", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("qcvl.data.jsonl.JsonlRecords", lambda path: pytest.fail("opened again"))
     datamodule.setup("fit")
     datamodule.train_dataset()
     datamodule.val_dataloader()
@@ -152,7 +152,7 @@ def test_an_answers_length_is_the_number_of_its_label_tokens(make_data, make_dat
 def test_an_item_holds_the_record_itself(make_datamodule):
     datamodule = make_datamodule()
     item = datamodule.evaluation_items("val", 1)[0]
-    assert isinstance(item, EvaluationItem) and item.record is datamodule.sources("val")[0].records[0]
+    assert isinstance(item, EvaluationItem) and item.record == datamodule.sources("val")[0].records[0]
     assert render_answer(item.record.annotations, item.record.sizes[0], answer_format=DEFAULT_FORMAT) != "{}"
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qcvl.data.chat import IGNORE
+from qcvl.data.images import load_image
 from qcvl.data.loader import TrainLoader
 from qcvl.errors import CheckpointError, DataError, RecordError
 
@@ -18,7 +19,8 @@ def dataset(make_datamodule):
 
 
 def loader(dataset, **changes) -> TrainLoader:
-    values = {"batch_size": 3, "accumulate": 1, "rank": 0, "world_size": 1, "num_workers": 0}
+    values = {"batch_size": 3, "token_budget": None, "keep_going": False, "accumulate": 1}
+    values |= {"rank": 0, "world_size": 1, "num_workers": 0}
     return TrainLoader(dataset, **values | changes)
 
 
@@ -28,6 +30,13 @@ def same(first: list[dict], second: list[dict]) -> bool:
         a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
         for a, b in zip(first, second, strict=True)
     )
+
+
+def stopped_at(dataset, epoch: int, handed_over: int, **changes) -> dict:
+    """The state of a loader that has handed over so many batches of an epoch."""
+    one = loader(dataset, **changes)
+    one.epoch, one.handed_over = epoch, handed_over
+    return one.state_dict()
 
 
 def photos(batches: list[dict]) -> list[bytes]:
@@ -85,7 +94,8 @@ def test_the_state_counts_batches_handed_over_not_those_fetched_ahead(dataset):
     one = loader(dataset, accumulate=4, num_workers=2)
     batches = iter(one)
     next(batches)  # four were fetched for the step's counts, more by the workers
-    assert one.state_dict() == {"epoch": 0, "handed_over": 1, "length": 7}
+    state = one.state_dict()
+    assert (state["epoch"], state["handed_over"], state["length"]) == (0, 1, 7)
 
 
 def test_an_epoch_set_by_the_trainer_starts_there_and_one_that_goes_on_is_left_alone(dataset):
@@ -95,7 +105,7 @@ def test_an_epoch_set_by_the_trainer_starts_there_and_one_that_goes_on_is_left_a
     jumped.sampler.set_epoch(2)  # as Lightning does before each epoch
     assert same(list(jumped), epochs[2])
     resumed = loader(dataset)
-    resumed.load_state_dict({"epoch": 1, "handed_over": 4, "length": 7})
+    resumed.load_state_dict(stopped_at(dataset, 1, 4))
     resumed.sampler.set_epoch(1)
     assert same(list(resumed), epochs[1][4:])
     resumed.sampler.set_epoch(2)
@@ -104,8 +114,62 @@ def test_an_epoch_set_by_the_trainer_starts_there_and_one_that_goes_on_is_left_a
 
 def test_a_state_of_an_epoch_of_another_length_is_refused(dataset):
     state = loader(dataset).state_dict()
-    with pytest.raises(CheckpointError, match="has 7 batches, this run's has 10: .* data.batch_size .* changed"):
+    with pytest.raises(CheckpointError, match="has 7 batches, this run's has 10: .* data.batch_size, .* changed"):
         loader(dataset, batch_size=2).load_state_dict(state)
+
+
+def test_a_state_of_an_epoch_of_equally_many_other_batches_is_refused(dataset):
+    state = loader(dataset).state_dict()
+    with pytest.raises(CheckpointError, match="has as many batches as this run's, but others: .* changed"):
+        loader(replace(dataset, seed=dataset.seed + 1)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("budget", [400, 900])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_token_budget_too_is_resumed_exactly_and_with_another_number_of_workers(dataset, budget, workers):
+    whole = loader(dataset, token_budget=budget)
+    first, second = list(whole), list(whole)
+    assert len(first) == len(second) == len(whole)
+    for handed in (1, len(first) - 1):
+        stopped = loader(dataset, token_budget=budget, num_workers=workers)
+        assert same(list(islice(iter(stopped), handed)), first[:handed])
+        resumed = loader(dataset, token_budget=budget, num_workers=2 - workers)
+        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+        assert same(list(resumed), first[handed:]) and same(list(resumed), second)
+
+
+def test_a_token_budget_fills_batches_within_it_with_each_sample_once_an_epoch(dataset):
+    one = loader(dataset, token_budget=900)
+    whole = sorted(photos(list(loader(dataset))))
+    epochs = [list(one) for _ in range(3)]
+    for batches in epochs:
+        assert sorted(photos(batches)) == whole
+        assert all(batch["input_ids"].numel() <= 900 for batch in batches)
+    assert len({tuple(photos(batches)) for batches in epochs}) == 3
+    assert len(list(loader(dataset, token_budget=400))) > len(epochs[0])
+
+
+@pytest.mark.parametrize("budget", [500, 1200])
+def test_two_ranks_share_a_token_budgets_epoch_in_equally_many_batches(dataset, budget):
+    ranks = [list(loader(dataset, token_budget=budget, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1])
+    assert sorted(photos(ranks[0]) + photos(ranks[1])) == sorted(photos(list(loader(dataset))))
+
+
+@pytest.mark.parametrize("changes", [{}, {"token_budget": 900}])
+@pytest.mark.parametrize("handed", [0, 3, 5])
+def test_what_comes_first_after_a_resume_is_decoded_first(dataset, monkeypatch, changes, handed):
+    resumed = loader(dataset, **changes)
+    resumed.load_state_dict(stopped_at(dataset, 0, handed, **changes))
+    decoded = []
+
+    def counted(*arguments):
+        decoded.append(arguments)
+        return load_image(*arguments)
+
+    monkeypatch.setattr("qcvl.data.samples.load_image", counted)
+    batch = next(iter(resumed))
+    assert len(decoded) == len(batch["segments"])  # whatever came before it in the epoch is not touched
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 4, 7, 9])
@@ -129,7 +193,7 @@ def test_looking_ahead_changes_no_batch(dataset):
 def test_a_resumed_step_grid_is_that_of_the_whole_epoch(dataset):
     first = list(loader(dataset, accumulate=3))
     resumed = loader(dataset, accumulate=3)
-    resumed.load_state_dict({"epoch": 0, "handed_over": 3, "length": 7})
+    resumed.load_state_dict(stopped_at(dataset, 0, 3))
     assert same(list(resumed), first[3:])
 
 
@@ -166,7 +230,7 @@ def test_a_bad_sample_stops_the_loader_with_its_own_error_also_from_a_worker(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_batch_of_which_nothing_is_left_stops_the_loader(make_data, make_datamodule, workers):
+def test_an_epoch_of_which_nothing_is_left_stops_the_loader(make_data, make_datamodule, workers):
     datamodule = make_datamodule(data=make_data(overlong="drop"), max_length=20)
     with pytest.raises(DataError, match="^every sample of a batch was dropped as overlong"):
         list(loader(datamodule.train_dataset(), num_workers=workers))

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-NAMES = ["augment", "doctor", "generate", "patches", "row_layout", "tiles"]
+NAMES = ["augment", "doctor", "generate", "jsonl", "patches", "row_layout", "tiles"]
 
 
 @pytest.fixture

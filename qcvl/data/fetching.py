@@ -1,0 +1,145 @@
+"""What happens in the loader's worker processes: samples become a row, and bad ones are left out of it and named."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from qcvl.data.chat import IGNORE
+from qcvl.data.dataset import Key, SampleDataset, collate
+from qcvl.data.encode import Features
+from qcvl.errors import DataError, QcvlError, RecordError
+
+_LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)")
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that cannot be used: where its record stands, and the error that says why."""
+
+    where: str
+    error: QcvlError
+
+
+@dataclass(frozen=True)
+class Row:
+    """The row of one micro-batch and ``{"where", "problem"}`` of each sample left out; ``hollow`` when none was left.
+
+    A hollow row holds a sample without labels: the model runs as on every rank and learns nothing from it.
+    """
+
+    batch: dict[str, torch.Tensor]
+    bad: tuple[dict[str, str], ...]
+    hollow: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What each worker process reads just now, in memory they share: rows of a pid, an epoch and an index in it."""
+
+    rows: torch.Tensor
+
+    @classmethod
+    def by(cls, workers: int) -> "Reading":
+        """Nothing yet, for so many workers."""
+        return cls(torch.zeros((workers, 3), dtype=torch.int64).share_memory_())
+
+    def note(self, key: Key) -> None:
+        """Say, in a worker, what it reads now."""
+        worker = get_worker_info()
+        if worker is not None:
+            self.rows[worker.id] = torch.tensor([os.getpid(), *key])
+
+    def last(self, pid: int) -> Key | None:
+        """The key that a worker began to read last."""
+        return next(((epoch, index) for found, epoch, index in self.rows.tolist() if found == pid), None)
+
+
+@dataclass(frozen=True)
+class Guarded(Dataset):
+    """The dataset with a bad sample as a value: its error, raised in a worker, would arrive inside a traceback."""
+
+    dataset: SampleDataset
+    reading: Reading
+
+    def __getitem__(self, key: Key) -> Features | BadSample | None:
+        self.reading.note(key)
+        try:
+            return self.dataset[key]
+        except QcvlError as error:
+            return BadSample(_where(self.dataset, key, error), error)
+
+
+@dataclass(frozen=True)
+class ToRow:
+    """Lays encoded samples in a row. With ``keep_going`` a bad one is left out, else its error is the answer."""
+
+    dataset: SampleDataset
+    keep_going: bool
+
+    def __call__(self, items: Sequence[Features | BadSample | None]) -> Row | QcvlError:
+        """The row of some items; None stands for an overlong sample that was dropped."""
+        bad = tuple(item for item in items if isinstance(item, BadSample))
+        for item in bad:
+            if not (self.keep_going and isinstance(item.error, DataError)):
+                return item.error
+        good = [item for item in items if not isinstance(item, BadSample)]
+        hollow = all(item is None for item in good)
+        try:
+            batch = collate([self._stand_in(), *good] if hollow else good)
+        except QcvlError as refusal:
+            return refusal
+        return Row(batch, tuple({"where": item.where, "problem": str(item.error)} for item in bad), hollow)
+
+    def _stand_in(self) -> Features | None:
+        """The first sample that can be encoded, without labels or targets; None where all are overlong."""
+        for index in range(len(self.dataset)):
+            try:
+                features = self.dataset[(0, index)]
+            except DataError:
+                continue
+            if features is not None:
+                classes = features.cell_classes
+                return replace(
+                    features,
+                    labels=np.full_like(features.labels, IGNORE),
+                    label_kinds=np.zeros_like(features.label_kinds),
+                    cell_classes=None if classes is None else np.full_like(classes, IGNORE),
+                )
+        return None
+
+
+def lost_worker(error: BaseException, guarded: Guarded | None) -> QcvlError | None:
+    """The error of a run that lost a worker process of its loader; None where ``error`` is about something else.
+
+    Torch tells of it in a RuntimeError, from the loader or, by a signal, from whatever the process is doing.
+    """
+    match = _LOST.search(str(error)) if isinstance(error, RuntimeError) else None
+    if match is None:
+        return None
+    keys = [guarded.reading.last(int(pid)) for pid in match[1].split(",")] if guarded else []
+    places = [guarded.dataset.where(key) for key in keys if guarded and key]
+    return QcvlError(
+        f"a worker process of the training loader (pid {match[1]}) {match[2].strip(' .') or 'ended'}"
+        f"{' while it read ' + ', '.join(places) if places else ''}: the run stops. Killed workers are mostly those "
+        "the machine has no memory for: lower data.num_workers, data.cache_mb or the size of that photo; resume= goes "
+        "on from the last checkpoint"
+    )
+
+
+def one_thread(worker: int) -> None:
+    """Start a worker: its threads would take the cores that other workers need."""
+    torch.set_num_threads(1)
+
+
+def _where(dataset: SampleDataset, key: Key, error: QcvlError) -> str:
+    if isinstance(error, RecordError) and error.path is not None:
+        return ":".join(str(part) for part in (error.path, error.line) if part is not None)
+    try:
+        return dataset.where(key)
+    except QcvlError:  # not even its record can be read
+        return f"sample {key[1]} of epoch {key[0]}"
