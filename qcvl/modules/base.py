@@ -173,16 +173,11 @@ class VLModule(pl.LightningModule, ABC):
         return {name: part.view_as(totals[name]) for name, part in zip(totals, parts, strict=True)}
 
     def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Log values (without prefix) from summed totals: the weighted loss, plain ones by kind, and the accuracy."""
+        """Log values (without prefix) from summed totals: the weighted loss and the accuracy."""
         labels, weights = totals["labels"], self.token_weights.double()
         return {
             "sft_loss": weights @ totals["sft_sum"] / _at_least_something(weights @ labels),
             "token_acc": totals["correct"] / labels.sum().clamp(min=1),
-            **{
-                f"sft_loss/{kind}": totals["sft_sum"][index] / labels[index]
-                for index, kind in enumerate(LABEL_KINDS)
-                if labels[index] > 0
-            },
         }
 
     def _gradient_norms(self, expected: bool) -> dict[str, float]:
@@ -218,7 +213,8 @@ class VLModule(pl.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Log loss and accuracy over every label token of all sources and ranks, and of several sources each its own.
 
-        The keys are ``eval/loss`` and ``eval/<name>/loss``.
+        The keys are ``eval/loss`` and ``eval/<name>/loss``; ``eval/sft_loss/coordinates`` and so on are plain means by
+        label kind.
         """
         shares = gather_objects([self._eval_sums()])
         names = self.trainer.datamodule.val_names()  # type: ignore[attr-defined]
@@ -228,7 +224,7 @@ class VLModule(pl.LightningModule, ABC):
                 by_prefix[f"eval/{name}"] = self._summed([share[index] for share in shares if index in share])
         for prefix, totals in by_prefix.items():
             if totals:
-                logs = self.means(totals)
+                logs = self.means(totals) | _by_kind(totals)
                 logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", torch.ones(())))
                 rows = {f"{prefix}/{key}": value.float() for key, value in logs.items()}
                 self.log_dict(rows, batch_size=1, sync_dist=True)
@@ -266,6 +262,12 @@ class VLModule(pl.LightningModule, ABC):
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
+
+
+def _by_kind(totals: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean cross-entropy of each label kind that occurs."""
+    sums, labels = totals["sft_sum"], totals["labels"]
+    return {f"sft_loss/{kind}": sums[i] / labels[i] for i, kind in enumerate(LABEL_KINDS) if labels[i] > 0}
 
 
 def _at_least_something(total: Tensor) -> Tensor:
