@@ -30,8 +30,9 @@ def _paint(image: np.ndarray, *, transform: str, arguments: dict[str, Any], seed
     return painter(image=image)["image"]
 
 
-def _recolor(rng: np.random.Generator, transform: str, **arguments: Any) -> Recolor:
-    return Recolor(partial(_paint, transform=transform, arguments=arguments, seed=int(rng.integers(2**32))))
+def _recolor(rng: np.random.Generator, transform: str, *, pointwise: bool = False, **arguments: Any) -> Recolor:
+    seed = int(rng.integers(2**32))
+    return Recolor(partial(_paint, transform=transform, arguments=arguments, seed=seed), pointwise)
 
 
 @settings
@@ -52,7 +53,7 @@ class ColorJitter:
         if rng.random() >= self.p:
             return Skip(NOT_DRAWN)
         ranges = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
-        return _recolor(rng, "ColorJitter", **ranges, hue=self.hue)
+        return _recolor(rng, "ColorJitter", pointwise=True, **ranges, hue=self.hue)
 
 
 @settings
@@ -67,4 +68,4 @@ class Gamma:
         if rng.random() >= self.p:
             return Skip(NOT_DRAWN)
         low, high = self.gamma
-        return _recolor(rng, "RandomGamma", gamma_limit=(100 * low, 100 * high))
+        return _recolor(rng, "RandomGamma", pointwise=True, gamma_limit=(100 * low, 100 * high))

@@ -1,5 +1,6 @@
 """Ops that keep a window of the photo."""
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -36,7 +37,7 @@ class SampleCrop:
 
     def draw(self, view: View, rng: np.random.Generator) -> Reframe:
         """A window at whole pixels."""
-        bounds = np.array([tracked.bounds for tracked in view.objects]).reshape(-1, 4)
+        bounds = view.bounds
         lows, highs = bounds[:, :2], bounds[:, 2:]
         kind = rng.random() if len(bounds) else 1.0
         if kind < self.aimed_share:
@@ -54,8 +55,8 @@ class SampleCrop:
 
     def _around(self, center: np.ndarray, view: View, rng: np.random.Generator) -> tuple[int, int]:
         x, y = (
-            int(np.clip(np.floor(middle - rng.uniform(0, self.size)), 0, max(side - self.size, 0)))
-            for middle, side in zip(center, (view.width, view.height), strict=True)
+            min(max(math.floor(middle - rng.uniform(0, self.size)), 0), max(side - self.size, 0))
+            for middle, side in zip(center.tolist(), (view.width, view.height), strict=True)
         )
         return x, y
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from qcvl.data.course import Course
 from qcvl.data.dataset import Key, SampleDataset, collate, step_counts
 from qcvl.data.encode import Features
 from qcvl.data.health import check_batch
@@ -37,6 +38,7 @@ class TrainLoader:
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
         self.epoch, self.handed_over = 0, 0
         self._length = len(self._plan(0))
+        self.course = Course.of(self._length, accumulate)
 
     def __len__(self) -> int:
         return self._length
@@ -46,12 +48,18 @@ class TrainLoader:
         plan = fixed_count(order.tolist(), self.batch_size, self.world_size)
         return [[(epoch, index) for index in step[self.rank]] for step in plan]
 
+    def _placed(self, epoch: int) -> list[list["_Placed"]]:
+        """The plan with the optimizer step that each sample is for."""
+        steps = [self.course.step_of(epoch, number, self.accumulate) for number in range(len(self))]
+        pairs = zip(steps, self._plan(epoch), strict=True)
+        return [[_Placed(key, step, self.course.steps) for key in batch] for step, batch in pairs]
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if self.handed_over >= len(self):
             self.epoch, self.handed_over = self.epoch + 1, 0
         loader = DataLoader(
             _Guarded(self.dataset),
-            batch_sampler=self._plan(self.epoch)[self.handed_over :],
+            batch_sampler=self._placed(self.epoch)[self.handed_over :],
             collate_fn=_collate,
             num_workers=self.num_workers,
             worker_init_fn=_one_thread,
@@ -102,15 +110,23 @@ class TrainLoader:
         self.epoch, self.handed_over = state["epoch"], state["handed_over"]
 
 
+class _Placed(NamedTuple):
+    """A sample's key, and the optimizer step (of so many in the run) it is for."""
+
+    key: Key
+    step: int
+    steps: int | None
+
+
 @dataclass(frozen=True)
 class _Guarded(Dataset):
     """The dataset with a bad sample's error as its value: raised in a worker, it would arrive inside a traceback."""
 
     dataset: SampleDataset
 
-    def __getitem__(self, key: Key) -> Features | QcvlError | None:
+    def __getitem__(self, placed: _Placed) -> Features | QcvlError | None:
         try:
-            return self.dataset[key]
+            return self.dataset.at(placed.step, placed.steps)[placed.key]
         except QcvlError as error:
             return error
 

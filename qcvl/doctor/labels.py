@@ -97,7 +97,8 @@ def audit_labels(dataset: SampleDataset, count: int = SAMPLES) -> LabelAudit:
         DataError: for a sample that cannot be encoded or breaks a rule of ``check_batch``; names where it stands.
     """
     keys = [(0, int(index)) for index in shuffled(len(dataset), dataset.seed, 0)[:count]]
-    samples = [audit_sample(dataset, key) for key in keys]
+    first = dataset.at(0, None)  # as the run's first step sees it
+    samples = [audit_sample(first, key) for key in keys]
     kept = tuple(sample for sample in samples if sample is not None)
     return LabelAudit(kept, len(samples) - len(kept))
 

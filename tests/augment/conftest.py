@@ -12,7 +12,7 @@ from qcvl.schema.types import Annotation, Sample
 def make_pipeline():
     """``make_pipeline(hflip=HFlip(p=1.0), …)``: all given ops in the given order; ``order=`` and settings override."""
 
-    def make(*, order=None, min_coverage=0.3, bypass_prob=0.0, fill=128, share_draw=False, **ops):
+    def make(*, order=None, min_coverage=0.3, bypass_prob=0.0, fill=128, share_draw=False, phases=(), **ops):
         return Compose(
             ops=ops,
             order=list(ops) if order is None else order,
@@ -20,6 +20,7 @@ def make_pipeline():
             bypass_prob=bypass_prob,
             fill=fill,
             share_draw=share_draw,
+            phases=list(phases),
         )
 
     return make

@@ -19,7 +19,8 @@ def fused():
 
 def shifted(index, **changes):
     op = PairShift(**{"p": 1.0, "max_px": 2.0} | changes)
-    compose = Compose(ops={"shift": op}, order=["shift"], min_coverage=0.3, bypass_prob=0.0, fill=128, share_draw=False)
+    settings = {"min_coverage": 0.3, "bypass_prob": 0.0, "fill": 128, "share_draw": False, "phases": []}
+    compose = Compose(ops={"shift": op}, order=["shift"], **settings)
     return compose(fused(), (0, 0, index))
 
 

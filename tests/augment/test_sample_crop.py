@@ -150,6 +150,7 @@ def turned(whole, index):
         bypass_prob=0.0,
         fill=128,
         share_draw=False,
+        phases=[],
     )
     return compose(whole, (0, 0, index))
 

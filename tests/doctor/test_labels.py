@@ -132,7 +132,7 @@ def test_overlong_samples_are_counted(make_data, make_datamodule, dataset):
 
 def test_nothing_of_a_run_is_drawn_or_moved(make_datamodule):
     jitter = ColorJitter(p=1, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(0, 0.1))
-    settings = {"min_coverage": 0.2, "bypass_prob": 0, "fill": 0, "share_draw": True}
+    settings = {"min_coverage": 0.2, "bypass_prob": 0, "fill": 0, "share_draw": True, "phases": []}
     augment = Compose(ops={"jitter": jitter}, order=["jitter"], **settings)
     dataset = make_datamodule(augment=augment).train_dataset()
 
@@ -148,9 +148,10 @@ def test_nothing_of_a_run_is_drawn_or_moved(make_datamodule):
 
 @pytest.mark.parametrize("found", [DataError("an annotation lies in image 3"), ValueError("bad matrix")])
 def test_an_error_names_the_sample(make_datamodule, found):
-    def broken(sample, key):
+    def broken(sample, key, seen):
         raise found
 
+    broken.phases = []
     dataset = make_datamodule(augment=broken).train_dataset()
     where = dataset.where((0, int(shuffled(len(dataset), dataset.seed, 0)[0])))
     with pytest.raises(type(found)) as raised:

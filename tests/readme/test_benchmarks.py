@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-NAMES = ["augment", "generate", "patches", "row_layout", "tiles"]
+NAMES = ["augment", "generate", "patches", "photo_chain", "row_layout", "tiles"]
 
 
 @pytest.fixture
