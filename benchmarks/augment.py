@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from measure import median_seconds, report
 
-from qcvl.augment.base import Compose
+from qcvl.augment.base import Compose, Op
 from qcvl.augment.color import ColorJitter
 from qcvl.augment.spatial import HFlip, Rotate, Scale
 from qcvl.geometry.shapes import Shape
@@ -43,6 +43,11 @@ def pipeline() -> Compose:
         "scale": Scale(p=1.0, min_scale=ZOOM[0], max_scale=ZOOM[1]),
         "color_jitter": ColorJitter(p=1.0, brightness=FACTOR, contrast=FACTOR, saturation=FACTOR, hue=(0.0, 0.0)),
     }
+    return pipeline_of(**ops)
+
+
+def pipeline_of(**ops: Op) -> Compose:
+    """All of ``ops`` in this order, with the other settings of conf/augment."""
     return Compose(
         ops=ops,
         order=list(ops),
@@ -53,6 +58,7 @@ def pipeline() -> Compose:
         augment_prob=None,
         fill=128,
         share_draw=False,
+        phases=[],
     )
 
 

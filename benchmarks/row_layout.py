@@ -17,6 +17,7 @@ from qcvl import config
 from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import collate
 from qcvl.models.folders import find_folder
+from qcvl.models.forward import normalised
 from qcvl.models.pixels import repeated
 from qcvl.models.spec import Processing
 
@@ -30,13 +31,14 @@ def padded(batch: Mapping[str, Tensor], processing: Processing) -> dict[str, Ten
     def rows(name: str, value: int) -> Tensor:
         return pad_sequence(batch[name][0].split(lengths), batch_first=True, padding_value=value)
 
+    pixels = repeated(batch["pixel_values"].numpy(), processing.family)
     mask = pad_sequence([torch.ones(length, dtype=torch.long) for length in lengths], batch_first=True)
     return {
         "input_ids": rows("input_ids", processing.pad),
         "labels": rows("labels", IGNORE),
         "mm_token_type_ids": rows("mm_token_type_ids", 0),
         "attention_mask": mask,
-        "pixel_values": torch.from_numpy(repeated(batch["pixel_values"].numpy(), processing.family)),
+        "pixel_values": normalised(torch.from_numpy(pixels), processing.family),
         "image_grid_thw": batch["image_grid_thw"],
     }
 
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     labels = (row["labels"] != IGNORE).sum()
 
     def ours() -> Tensor:
-        return run.module.losses(row)["sft_sum"] / labels
+        return run.module.losses(row)["sft_sum"].sum() / labels
 
     def peer() -> Tensor:
         return stock(**batch, use_cache=False).loss

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from qcvl.errors import ConfigError
-from qcvl.geometry.affine import transform_shape, translation_matrix
+from qcvl.geometry.affine import IDENTITY, transform_shape, translation_matrix
 from qcvl.geometry.shapes import Shape
 
 Window = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, continuous edges
@@ -52,7 +52,7 @@ class Reframe:
     reveal: bool = False
     min_coverage: float | None = None
     completeness_threshold: float | None = None
-    before: np.ndarray = field(default_factory=lambda: np.eye(3))
+    before: np.ndarray = field(default_factory=lambda: IDENTITY)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -65,11 +65,16 @@ class Reframe:
         """The part of the new canvas, in its own pixels, where a canvas of ``width`` x ``height`` still shows."""
         if self.reveal:
             return 0.0, 0.0, float(self.width), float(self.height)
-        scale_x, scale_y = self.matrix[0, 0], self.matrix[1, 1]
-        x1, y1, _, _ = self.window
-        left, right = np.clip([-x1 * scale_x, (width - x1) * scale_x], 0, self.width)
-        top, bottom = np.clip([-y1 * scale_y, (height - y1) * scale_y], 0, self.height)
-        return float(left), float(top), float(right), float(bottom)
+        x1, y1, x2, y2 = self.window
+        left, right = _span(x1, x2, width, self.width)
+        top, bottom = _span(y1, y2, height, self.height)
+        return left, top, right, bottom
+
+
+def _span(start: float, end: float, old: int, new: int) -> tuple[float, float]:
+    """Where an old side of ``old`` pixels shows on one of ``new`` pixels, on which ``start`` to ``end`` are spread."""
+    scale = new / (end - start)
+    return min(max(-start * scale, 0.0), float(new)), min(max((old - start) * scale, 0.0), float(new))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +98,14 @@ class Paste:
 
 @dataclass(frozen=True, slots=True)
 class Recolor:
-    """``paint`` maps uint8 RGB ``[H, W, 3]`` to the same shape; it runs after all geometry, on the final pixels."""
+    """``paint`` maps uint8 RGB ``[H, W, 3]`` to the same shape; it runs after all geometry, on the final pixels.
+
+    ``pointwise`` says that a pixel's new value does not depend on its neighbours (colours, curves; not blur, noise or
+    JPEG). Only then may it run on the smaller picture that the model sees; otherwise pixels keep the photo's own size.
+    """
 
     paint: Callable[[np.ndarray], np.ndarray]
+    pointwise: bool = False
 
 
 Action = Skip | Move | Reframe | Paste | Recolor

@@ -15,18 +15,19 @@ one from outside the package works like those beside this file::
 ``draw`` looks at the :class:`~qcvl.augment.view.View`, takes every random number from ``rng`` and answers with one
 action of :mod:`qcvl.augment.actions`:
 
-- ``Move(matrix)``: an affine move. Moves gather in one matrix, applied by one warp at the next barrier or at the end.
+- ``Move(matrix)``: an affine move. Moves gather in one matrix, cut at the next barrier or at the end.
   ``Move(matrix, rewrite=…)`` also changes what the texts say.
 - ``Reframe(window=…, width=…, height=…)``: a barrier; the canvas changes (crop, resize, expand, pad).
 - ``Paste(index=…, …)``: one object a second time, at another place.
 - ``Recolor(paint)``: a change of colours; these run last, among themselves in order.
 - ``Skip(reason)``: nothing, counted.
 
-The op never touches pixels or shapes itself, so no op can let them drift apart.
+The op never touches pixels or shapes itself, so no op can let them drift apart. Pixels wait for one warp at the end
+(or at a paste), which also takes a photo that moved to the size the model sees.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Protocol, runtime_checkable
@@ -35,21 +36,24 @@ import numpy as np
 from pydantic import Field
 
 from qcvl.augment.actions import Action, Move, Paste, Probability, Recolor, Reframe, Skip
+from qcvl.augment.canvas import Canvas
+from qcvl.augment.outcome import PHOTO, Entry, entries_of, finished, in_reading_order
 from qcvl.augment.paste import paste
+from qcvl.augment.relabel import changes_shared_summary, relabelled, renaming
+from qcvl.augment.schedule import Phase, at_step, check_phases
+from qcvl.augment.telemetry import SEEN, Telemetry, count_cut
 from qcvl.augment.view import View, frame_window, view_of
-from qcvl.augment.warp import warp
-from qcvl.augment.words import TokenMapping, replace_tokens
+from qcvl.augment.words import TokenMapping
 from qcvl.errors import ConfigError
-from qcvl.geometry.order import reading_order
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.settings import settings
 from qcvl.schema.types import Annotation, Sample
 
 Key = tuple[int, int, int]  # seed, epoch, index: all that a draw depends on, besides the op's position and the photo
 WHOLE = 1.0 - 1e-6  # the share that counts as nothing lost
-PHOTO = -1  # index of the whole photo, tracked in place of objects where a sample lists none
+MOVES = "moves"  # what telemetry calls the cut at the end, behind moves that no barrier followed
 
-Entry = tuple[Annotation, int, float]  # annotation, index in the sample before, share still visible
+Seen = Callable[[int, int], tuple[int, int]]  # (width, height) that a model sees of a photo of width x height
 
 
 @runtime_checkable
@@ -76,7 +80,7 @@ class Compose:
 
     Every draw is a pure function of the key, the op's position in ``order`` and the photo's number: an op added at the
     end changes none before it. A summary sample only gets ops that keep every object (the whole photo, where none is
-    listed) and add none, a chat sample only colours.
+    listed) and add none, a chat sample only colours. ``phases`` is a curriculum; see ``at``.
     """
 
     ops: dict[str, Op]
@@ -88,6 +92,7 @@ class Compose:
     augment_prob: Probability | None
     fill: Annotated[int, Field(ge=0, le=255)]
     share_draw: bool
+    phases: list[Phase]
 
     def __post_init__(self) -> None:
         known = ", ".join(sorted(self.ops)) or "none"
@@ -101,31 +106,46 @@ class Compose:
                 f"augment.augment_prob {self.augment_prob} and augment.bypass_prob {self.bypass_prob} say the same "
                 "thing twice (one is 1 minus the other); give one of them"
             )
-        if problems:
+        if problems := problems or check_phases(self):
             raise ConfigError("\n".join(problems))
 
-    def __call__(self, sample: Sample, key: Key) -> Sample:
-        """The sample with moved, cut, filtered and re-sorted objects; ``key`` is ``(seed, epoch, index)``."""
-        telemetry: Counter[str] = Counter()
-        sample = self._relabelled(sample, telemetry)
-        order = self.order
-        bypass_prob = self.bypass_prob if self.augment_prob is None else 1 - self.augment_prob
-        if np.random.default_rng(np.random.SeedSequence(key)).random() < bypass_prob:
-            telemetry["bypass/applied"] += 1
-            order = []
+    def __call__(self, sample: Sample, key: Key, seen: Seen | None = None) -> Sample:
+        """The sample with moved, cut, filtered and re-sorted objects; ``key`` is ``(seed, epoch, index)``.
+
+        A photo that moved comes in the size ``seen`` gives where that is smaller, by the one warp that moves it; one
+        that did not move keeps its own size, so that it is the model's processor that resizes it.
+        """
+        telemetry: Telemetry = defaultdict(float)
+        if (rename := renaming(self.relabel, self.completeness_threshold, telemetry)) and sample.coverages:
+            sample = relabelled(sample, rename)
+        order = [] if self._is_bypassed(key, telemetry) else self.order
         images, entries, touched = list(sample.images), list[Entry](), False
         for group in self._groups(sample):
             stream = 0 if self.share_draw else group[0]
             photos = [sample.images[image] for image in group]
-            photos, view = self._run(photos, _view(sample, group), order, (key, stream), telemetry)
+            photos, view = self._run(photos, _view(sample, group), order, (key, stream), telemetry, seen)
             for image, photo in zip(group, photos, strict=True):
                 images[image] = photo
-            entries.extend(_entries(view))
+            entries.extend(entries_of(view, photos[0].shape))
             touched |= view.touched
             sample = replace(sample, summary=view.summary)
+        telemetry[SEEN] += len(sample.annotations)
         telemetry["objects/dropped"] += len(sample.annotations) - len({index for _, index, _ in entries})
-        ordered = _reading(entries) if touched else sorted(entries, key=lambda entry: entry[1])
-        return _finished(sample, images, ordered, telemetry)
+        ordered = in_reading_order(entries) if touched else sorted(entries, key=lambda entry: entry[1])
+        return finished(sample, images, ordered, telemetry)
+
+    def at(self, step: int, steps: int | None) -> "Compose":
+        """The pipeline as ``phases`` make it for optimizer step ``step`` (from 0) of a run of ``steps``."""
+        return at_step(self, step, steps)
+
+    def _is_bypassed(self, key: Key, telemetry: Telemetry) -> bool:
+        """Whether the sample stays untouched; counted where some samples do."""
+        share = self.bypass_prob if self.augment_prob is None else 1 - self.augment_prob
+        if not share:
+            return False
+        bypassed = bool(np.random.default_rng(np.random.SeedSequence(key)).random() < share)
+        telemetry["bypass/applied" if bypassed else "bypass/skipped"] += 1
+        return bypassed
 
     def _groups(self, sample: Sample) -> list[list[int]]:
         """Image numbers that go through the ops together."""
@@ -135,17 +155,24 @@ class Compose:
         return [[image for image, size in enumerate(sizes) if size == wanted] for wanted in dict.fromkeys(sizes)]
 
     def _run(
-        self, photos: list[np.ndarray], view: View, order: Sequence[str], seed: tuple[Key, int], telemetry: Counter[str]
+        self,
+        photos: list[np.ndarray],
+        view: View,
+        order: Sequence[str],
+        seed: tuple[Key, int],
+        telemetry: Telemetry,
+        seen: Seen | None,
     ) -> tuple[list[np.ndarray], View]:
         """Photos of one size and their view after all ops of ``order``; ``seed`` is the key and the photo's stream."""
         key, stream = seed
-        recolors: list[Recolor] = []
+        canvas, recolors = Canvas.of(photos), list[Recolor]()
         for position, name in enumerate(order):
             rng = np.random.default_rng(np.random.SeedSequence(key, spawn_key=(position, stream)))
             action = self._drawn(name, view, rng)
             match action:
                 case Skip(reason):
-                    telemetry.update((f"{name}/skipped", f"{name}/{reason}"))
+                    telemetry[f"{name}/skipped"] += 1
+                    telemetry[f"{name}/{reason}"] += 1
                     continue
                 case Move(matrix, rewrite):
                     view = view.moved(matrix)
@@ -153,18 +180,16 @@ class Compose:
                         before, view = view.texts, view.rewritten(rewrite)
                         telemetry[f"{name}/changed_texts"] += sum(map(str.__ne__, before, view.texts))
                 case Reframe():
-                    photos, view = self._reframe(photos, view, action, telemetry)
+                    canvas, view = self._reframe(canvas, view, action, telemetry, name)
                 case Paste():
-                    photos, view = self._settled(photos, view, telemetry)
-                    view = view.pasted(action)
-                    photos = [
-                        paste(photo, action) if image == view.objects[-1].annotation.image else photo
-                        for image, photo in zip(view.images, photos, strict=True)
-                    ]
+                    canvas, view = self._paste(*self._settled(canvas, view, telemetry), action)
                 case Recolor():
                     recolors.append(action)
             telemetry[f"{name}/applied"] += 1
-        photos, view = self._settled(photos, view, telemetry)
+        canvas, view = self._settled(canvas, view, telemetry)
+        if seen is not None and view.touched and all(recolor.pointwise for recolor in recolors):
+            canvas = canvas.shrunk(seen(view.width, view.height), self.fill)
+        photos = canvas.painted(self.fill)
         for recolor in recolors:
             photos = [recolor.paint(photo) for photo in photos]
         return photos, view
@@ -181,7 +206,7 @@ class Compose:
             return action
         if view.task == "chat":  # its answer may hold coordinates and directions that nobody rewrites
             return Skip("chat_text")
-        if isinstance(action, Move) and _changes_shared_summary(action, view):
+        if isinstance(action, Move) and changes_shared_summary(action, view):
             return Skip("shared_summary")
         if view.task == "dense":
             return action
@@ -198,50 +223,30 @@ class Compose:
             return WHOLE
         return self.min_coverage if barrier.min_coverage is None else barrier.min_coverage
 
-    def _settled(self, photos: list[np.ndarray], view: View, telemetry: Counter[str]) -> tuple[list[np.ndarray], View]:
-        """Pixels and view with no move waiting."""
-        return (photos, view) if view.is_still else self._reframe(photos, view, _same_canvas(view), telemetry)
+    def _settled(self, canvas: Canvas, view: View, telemetry: Telemetry) -> tuple[Canvas, View]:
+        """Canvas and view with no move waiting."""
+        return (canvas, view) if view.is_still else self._reframe(canvas, view, _same_canvas(view), telemetry, MOVES)
 
     def _reframe(
-        self, photos: list[np.ndarray], view: View, barrier: Reframe, telemetry: Counter[str]
-    ) -> tuple[list[np.ndarray], View]:
-        """Pixels and view after a barrier: one warp for all that waits."""
-        matrix, visible = barrier.matrix @ view.moves, barrier.visible(view.width, view.height)
-        size = (barrier.width, barrier.height)
-        warped = [warp(photo, matrix, size, visible, self.fill) for photo in photos]
+        self, canvas: Canvas, view: View, barrier: Reframe, telemetry: Telemetry, name: str
+    ) -> tuple[Canvas, View]:
+        """Canvas and view after a barrier, which counts as a cut by the op ``name``."""
         own = barrier.completeness_threshold
-        rename = self._renaming(self.completeness_threshold if own is None else own, telemetry)
-        return warped, view.reframed(barrier, self._least(barrier, view), rename)
+        rename = renaming(self.relabel, self.completeness_threshold if own is None else own, telemetry)
+        after = view.reframed(barrier, self._least(barrier, view), rename)
+        count_cut(telemetry, name, view, barrier, after)
+        return canvas.reframed(barrier, view.moves, self.fill), after
 
-    def _renaming(self, whole_from: float, telemetry: Counter[str]) -> Callable[[str, float], str] | None:
-        """What to call an object of a desc and a visible share; None where nothing is relabelled."""
-
-        def rename(desc: str, share: float) -> str:
-            renamed = desc if share >= whole_from else replace_tokens(desc, self.relabel)
-            telemetry["relabel/changed_descs"] += renamed != desc
-            return renamed
-
-        return rename if self.relabel else None
-
-    def _relabelled(self, sample: Sample, telemetry: Counter[str]) -> Sample:
-        """The sample with objects relabelled that an earlier pipeline (a window of ``data.crops``) cut."""
-        rename = self._renaming(self.completeness_threshold, telemetry)
-        if rename is None or not sample.coverages:
-            return sample
-        shares = zip(sample.annotations, sample.coverages, strict=True)
-        notes = tuple(replace(note, desc=rename(note.desc, share)) for note, share in shares)
-        return replace(sample, annotations=notes)
+    def _paste(self, canvas: Canvas, view: View, action: Paste) -> tuple[Canvas, View]:
+        """Canvas and still view with the copy; it takes pixels, so they are made here."""
+        view = view.pasted(action)
+        image = view.objects[-1].annotation.image
+        photos = zip(view.images, canvas.painted(self.fill), strict=True)
+        return Canvas.of([paste(photo, action) if number == image else photo for number, photo in photos]), view
 
 
 def _same_canvas(view: View) -> Reframe:
     return Reframe(window=frame_window(view.width, view.height), width=view.width, height=view.height)
-
-
-def _changes_shared_summary(action: Move, view: View) -> bool:
-    """Whether a move would rewrite a summary that is also about photos which do not move along."""
-    if action.rewrite is None or not (view.shares_summary and view.summary):
-        return False
-    return action.rewrite(view.summary) != view.summary
 
 
 def _view(sample: Sample, group: Sequence[int]) -> View:
@@ -254,38 +259,3 @@ def _view(sample: Sample, group: Sequence[int]) -> View:
     shares_summary = len(group) < len(sample.images)
     view = view_of(listed, (width, height), sample.task, sample.summary)
     return replace(view, images=tuple(group), shares_summary=shares_summary)
-
-
-def _entries(view: View) -> Iterator[Entry]:
-    for tracked in view.objects:
-        if tracked.index == PHOTO:
-            continue
-        if not view.touched:
-            yield tracked.annotation, tracked.index, tracked.share
-            continue
-        for shape in tracked.shapes(view.width, view.height):
-            yield replace(tracked.annotation, shape=shape), tracked.index, tracked.share
-
-
-def _reading(entries: Sequence[Entry]) -> list[Entry]:
-    """Photo by photo, each in reading order."""
-    ordered: list[Entry] = []
-    for image in sorted({annotation.image for annotation, _, _ in entries}):
-        here = [entry for entry in entries if entry[0].image == image]
-        ordered.extend(here[i] for i in reading_order([annotation.shape for annotation, _, _ in here]))
-    return ordered
-
-
-def _finished(sample: Sample, images: list[np.ndarray], entries: Sequence[Entry], telemetry: Counter[str]) -> Sample:
-    """The sample with new pixels and objects; indices, shares and counts continue those of an earlier pipeline."""
-    before = sample.kept_indices or tuple(range(len(sample.annotations)))
-    shares = sample.coverages or (1.0,) * len(sample.annotations)
-    counts = {name: sample.telemetry.get(name, 0) + telemetry[name] for name in {**sample.telemetry, **telemetry}}
-    return replace(
-        sample,
-        images=tuple(images),
-        annotations=tuple(annotation for annotation, _, _ in entries),
-        kept_indices=tuple(before[index] for _, index, _ in entries),
-        coverages=tuple(shares[index] * share for _, index, share in entries),
-        telemetry=counts,
-    )

@@ -52,8 +52,9 @@ def _paint(image: np.ndarray, *, transform: str, arguments: dict[str, Any], seed
     return painter(image=image)["image"]
 
 
-def _recolor(rng: np.random.Generator, transform: str, **arguments: Any) -> Recolor:
-    return Recolor(partial(_paint, transform=transform, arguments=arguments, seed=int(rng.integers(2**32))))
+def _recolor(rng: np.random.Generator, transform: str, *, pointwise: bool = False, **arguments: Any) -> Recolor:
+    seed = int(rng.integers(2**32))
+    return Recolor(partial(_paint, transform=transform, arguments=arguments, seed=seed), pointwise)
 
 
 @settings
@@ -74,7 +75,7 @@ class ColorJitter:
         if rng.random() >= self.p:
             return Skip(NOT_DRAWN)
         ranges = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
-        return _recolor(rng, "ColorJitter", **ranges, hue=self.hue)
+        return _recolor(rng, "ColorJitter", pointwise=True, **ranges, hue=self.hue)
 
 
 @settings
@@ -89,7 +90,7 @@ class Gamma:
         if rng.random() >= self.p:
             return Skip(NOT_DRAWN)
         low, high = self.gamma
-        return _recolor(rng, "RandomGamma", gamma_limit=(100 * low, 100 * high))
+        return _recolor(rng, "RandomGamma", pointwise=True, gamma_limit=(100 * low, 100 * high))
 
 
 @settings
@@ -110,7 +111,7 @@ class HueSaturationValue:
             return Skip(NOT_DRAWN)
         hue, saturation, value = self.max_hue_degrees / 2, self.max_saturation_levels, self.max_value_levels
         limits = {"hue_shift_limit": (-hue, hue), "sat_shift_limit": (-saturation, saturation)}
-        return _recolor(rng, "HueSaturationValue", **limits, val_shift_limit=(-value, value))
+        return _recolor(rng, "HueSaturationValue", pointwise=True, **limits, val_shift_limit=(-value, value))
 
 
 @settings
@@ -186,7 +187,7 @@ class Blur:
             return Skip(NOT_DRAWN)
         if rng.random() >= self.motion_share:
             return _recolor(rng, "GaussianBlur", sigma_limit=self.sigma_px, blur_limit=0)
-        still = {"allow_shifted": False, "direction_range": (0.0, 0.0)}
+        still: dict[str, Any] = {"allow_shifted": False, "direction_range": (0.0, 0.0)}
         return _recolor(rng, "MotionBlur", blur_limit=self.motion_px, **still)
 
 

@@ -39,7 +39,7 @@ class SampleCrop:
 
     def draw(self, view: View, rng: np.random.Generator) -> Reframe:
         """A window at whole pixels."""
-        bounds = np.array([tracked.bounds for tracked in view.objects]).reshape(-1, 4)
+        bounds = view.bounds
         lows, highs = bounds[:, :2], bounds[:, 2:]
         kind = rng.random() if len(bounds) else 1.0
         if kind < self.aimed_share:
@@ -57,8 +57,8 @@ class SampleCrop:
 
     def _around(self, center: np.ndarray, view: View, rng: np.random.Generator) -> tuple[int, int]:
         x, y = (
-            int(np.clip(np.floor(middle - rng.uniform(0, self.size)), 0, max(side - self.size, 0)))
-            for middle, side in zip(center, (view.width, view.height), strict=True)
+            min(max(math.floor(middle - rng.uniform(0, self.size)), 0), max(side - self.size, 0))
+            for middle, side in zip(center.tolist(), (view.width, view.height), strict=True)
         )
         return x, y
 

@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, compress
+from functools import cached_property
+from itertools import accumulate, chain, compress
 from typing import Literal
 
 import numpy as np
 
 from qcvl.augment.actions import Paste, Reframe, Window
-from qcvl.geometry.affine import apply_affine, transform_shape, translation_matrix
+from qcvl.geometry.affine import IDENTITY, apply_affine, transform_shape, translation_matrix
 from qcvl.geometry.clip import TOLERANCE_PX, clip_shape, min_area_quad
 from qcvl.geometry.norm import canonical, signed_area
 from qcvl.geometry.overlap import coverage
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Task
 
-FAR_PX = -1e9  # beyond every photo
+NOWHERE = np.full((1, 2), -1e9)  # a point beyond every photo
 
 
 def frame_window(width: int, height: int) -> Window:
@@ -85,13 +86,6 @@ class Tracked:
             return cls(index, annotation, (whole,), 1.0)
         return cls(index, annotation, tuple(_cut(whole, frame)), coverage(whole, frame))
 
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """``(x1, y1, x2, y2)`` around all parts; far from any photo for an object without any."""
-        points = [part.points for part in self.parts]
-        around = points[0] if len(points) == 1 else np.concatenate(points or [np.full((1, 2), FAR_PX)])
-        return (*around.min(axis=0).tolist(), *around.max(axis=0).tolist())
-
     def described(self, desc: str) -> "Tracked":
         """The same object under another desc."""
         return self if desc == self.annotation.desc else replace(self, annotation=replace(self.annotation, desc=desc))
@@ -101,7 +95,8 @@ class Tracked:
         if _is_empty(visible):
             return replace(self, parts=(), share=0.0)
         moved = self._moved(matrix)
-        place = _place(np.concatenate([part.points for part in moved]), visible) if moved else "outside"
+        points = [part.points for part in moved]
+        place = _place(points[0] if len(points) == 1 else np.concatenate(points), visible) if points else "outside"
         if place != "cut":  # most objects of a large photo lie wholly outside a small window: no geometry for them
             inside = place == "inside"
             return replace(self, parts=tuple(moved) if inside else (), share=self.share if inside else 0.0)
@@ -129,7 +124,7 @@ class Tracked:
         return [canonical(Shape("quad", np.clip(min_area_quad(corners), 0.0, (width, height))))]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class View:
     """What an op may look at: the canvas, the moves waiting for the next barrier, the objects and the texts.
 
@@ -162,12 +157,17 @@ class View:
     @property
     def is_still(self) -> bool:
         """Whether no move waits for the next barrier."""
-        return np.array_equal(self.moves, np.eye(3))
+        return bool((self.moves == IDENTITY).all())
 
     def corners(self) -> np.ndarray:
         """``[4, 2]``: where the waiting moves have taken the canvas' corners (clockwise from its top left)."""
         width, height = self.width, self.height
         return apply_affine(np.array([[0.0, 0.0], [width, 0], [width, height], [0, height]]), self.moves)
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """Float64 ``[N, 4]``: ``(x1, y1, x2, y2)`` around each object's parts, in pixels of the last canvas."""
+        return _bounds(self.objects)
 
     def shapes(self) -> list[Shape]:
         """Every visible part in present pixels, not yet cut to the canvas."""
@@ -181,7 +181,9 @@ class View:
         """Share of each original object that would show if ``window`` of the present canvas were kept."""
         left, top, right, bottom = window
         visible = (max(left, 0.0), max(top, 0.0), min(right, float(self.width)), min(bottom, float(self.height)))
-        return [tracked.share_in(self.moves, visible) for tracked in self.objects]
+        near = _reach(self.bounds, self.moves, visible)
+        pairs = zip(self.objects, near.tolist(), strict=True)
+        return [tracked.share_in(self.moves, visible) if close else 0.0 for tracked, close in pairs]
 
     def moved(self, matrix: np.ndarray) -> "View":
         """The view with one more move waiting."""
@@ -205,24 +207,31 @@ class View:
         ``rename`` gives each object that the barrier cut, and left, its desc from the old one and the share.
         """
         matrix, visible = reframe.matrix @ self.moves, reframe.visible(self.width, self.height)
-        near = _reach(self.objects, matrix, visible)
+        near = _reach(self.bounds, matrix, visible)
         carried = [(tracked, tracked.carried(matrix, visible)) for tracked in compress(self.objects, near)]
         kept = tuple(
             after.described(rename(after.annotation.desc, after.share)) if rename and _is_cut(before, after) else after
             for before, after in carried
             if _survives(before, after, min_coverage)
         )
-        return replace(self, width=reframe.width, height=reframe.height, objects=kept, moves=np.eye(3), touched=True)
+        return replace(self, width=reframe.width, height=reframe.height, objects=kept, moves=IDENTITY, touched=True)
 
 
-def _reach(objects: Sequence[Tracked], matrix: np.ndarray, window: Window) -> np.ndarray:
-    """Bool ``[N]``: False for objects whose bounds, moved by ``matrix``, lie beyond ``window``; exact for no other.
+def _bounds(objects: Sequence[Tracked]) -> np.ndarray:
+    """Float64 ``[N, 4]`` around all parts of each object; far from any photo for one without parts."""
+    if not objects:
+        return np.zeros((0, 4))
+    rows = [[part.points for part in tracked.parts] or [NOWHERE] for tracked in objects]
+    starts = [0, *accumulate(sum(map(len, row)) for row in rows)][:-1]
+    points = np.concatenate(list(chain.from_iterable(rows)))
+    return np.hstack([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)])
+
+
+def _reach(bounds: np.ndarray, matrix: np.ndarray, window: Window) -> np.ndarray:
+    """Bool ``[N]``: False for bounds ``[N, 4]`` that, moved by ``matrix``, lie beyond ``window``; exact for no other.
 
     Most objects of a large photo are nowhere near a small window; for them this one product is all there is to do.
     """
-    if not objects:
-        return np.zeros(0, dtype=bool)
-    bounds = np.array([tracked.bounds for tracked in objects])
     low, high = bounds[:, :2], bounds[:, 2:]
     centers = (low + high) / 2 @ matrix[:2, :2].T + matrix[:2, 2]
     halves = (high - low) / 2 @ np.abs(matrix[:2, :2]).T + TOLERANCE_PX
@@ -238,11 +247,20 @@ def _survives(before: Tracked, after: Tracked, min_coverage: float) -> bool:
     return bool(after.parts) and not (_is_cut(before, after) and after.share < min_coverage)
 
 
+def _started(listed: Sequence[tuple[int, Annotation]], frame: Window) -> tuple[Tracked, ...]:
+    """The objects as recorded, cut to the photo's own frame; one look at all points finds that none needs a cut."""
+    if not listed:
+        return ()
+    if _place(np.concatenate([note.shape.points for _, note in listed]), frame) == "inside":
+        return tuple(Tracked(index, note, (_exact(note.shape),), 1.0) for index, note in listed)
+    return tuple(Tracked.start(index, note, frame) for index, note in listed)
+
+
 def view_of(
     listed: Iterable[tuple[int, Annotation]], size_wh: tuple[int, int], task: Task, summary: str | None = None
 ) -> View:
     """The view of untouched photos of one size, from ``(index, annotation)`` pairs."""
     width, height = size_wh
     frame = frame_window(width, height)
-    objects = tuple(Tracked.start(index, annotation, frame) for index, annotation in listed)
-    return View(width=width, height=height, task=task, summary=summary, objects=objects, moves=np.eye(3))
+    objects = _started(list(listed), frame)
+    return View(width=width, height=height, task=task, summary=summary, objects=objects, moves=IDENTITY)

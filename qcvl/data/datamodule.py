@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from qcvl.augment.base import Compose
 from qcvl.augment.color import load_albumentations
 from qcvl.data.cache import SampleCache
+from qcvl.data.course import Course
 from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
 from qcvl.data.encode import Encoder, true_answer
 from qcvl.data.images import image_size
@@ -155,7 +156,7 @@ class VLDataModule(pl.LightningDataModule):
         trainer = self.trainer
         if self.data.num_workers and self.augment is not None:
             load_albumentations()  # workers inherit it; each would take seconds, and stop at W&B's import hook
-        return TrainLoader(
+        loader = TrainLoader(
             self.train_dataset(),
             batch_size=self.data.batch_size,
             token_budget=self.data.token_budget,
@@ -165,6 +166,8 @@ class VLDataModule(pl.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             num_workers=self.data.num_workers,
         )
+        loader.course = Course.of(len(loader), loader.accumulate, trainer)
+        return loader
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader a validation source, this rank's share of it: records ``rank, rank + world, …`` once, in order."""

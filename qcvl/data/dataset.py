@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 
 from qcvl.augment.base import Compose
 from qcvl.augment.crop import SampleCrop
+from qcvl.augment.telemetry import added
 from qcvl.data.cache import SampleCache
 from qcvl.data.chat import IGNORE
 from qcvl.data.completeness import missing_parts, sampling_of
@@ -103,6 +105,7 @@ class SampleDataset(Dataset):
     crops: SampleCrop | None
     cache: SampleCache
     _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _stages: dict[int, "SampleDataset"] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -114,6 +117,15 @@ class SampleDataset(Dataset):
             lengths = [source.count for source in self.sources]
             self._epochs[epoch] = expand_epoch(lengths, self.counts, self.seed, epoch)
         return self._epochs[epoch]
+
+    def at(self, step: int, steps: int | None) -> "SampleDataset":
+        """The dataset as the augmentation's phases make it for optimizer step ``step`` (from 0) of ``steps``."""
+        if self.augment is None or not self.augment.phases:
+            return self
+        if step not in self._stages:
+            self._stages.clear()
+            self._stages[step] = replace(self, augment=self.augment.at(step, steps))
+        return self._stages[step]
 
     def where(self, key: Key) -> str:
         """Where the record behind a key stands: ``train.jsonl:418``."""
@@ -130,7 +142,7 @@ class SampleDataset(Dataset):
         if self.crops is not None:
             sample = window(self.crops)(sample, draw)
         if self.augment is not None and source.augmented:
-            sample = self.augment(sample, draw)
+            sample = self.augment(sample, draw, self.encoder_of(source).seen)
         if source.max_objects is not None and task == "dense":
             sample = keep_first(sample, source.max_objects, self.encoder.answer_format.order)
         return sample, source.prompts, record.where
@@ -166,18 +178,20 @@ def window(crops: SampleCrop) -> Compose:
         augment_prob=None,
         fill=FILL,
         share_draw=True,
+        phases=[],
     )
 
 
-def collate(features: Sequence[Features | None]) -> dict[str, torch.Tensor]:
+def collate(features: Sequence[Features | None]) -> dict[str, Any]:
     """Lay samples one after another in one row.
 
     Returns:
         ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 ``[1, L]``; ``label_kinds`` int8 ``[1, L]`` (see
         ``data.label_kinds``); ``position_ids`` int64 ``[4, 1, L]``;
-        ``segments`` int64 ``[samples]`` (lengths, summing to L); ``pixel_values`` float32 ``[N, patch dim]``;
-        ``image_grid_thw`` int64 ``[images, 3]``; with grounding targets also ``cell_classes`` int64 ``[cells]`` and
-        ``cell_points`` float32 ``[cells, 8]``.
+        ``segments`` int64 ``[samples]`` (lengths, summing to L); ``pixel_values`` uint8 ``[N, patch dim]``, grey levels
+        (see ``forward.normalised``); ``image_grid_thw`` int64 ``[images, 3]``; ``dropped``, how many samples were
+        overlong; ``telemetry``, the sums of what augmentation counted; with grounding targets also ``cell_classes``
+        int64 ``[cells]`` and ``cell_points`` float32 ``[cells, 8]``.
 
     Raises:
         DataError: when every sample of the batch was dropped as overlong.
@@ -199,6 +213,7 @@ def collate(features: Sequence[Features | None]) -> dict[str, torch.Tensor]:
         "pixel_values": row("patches"),
         "image_grid_thw": row("grids"),
         "dropped": torch.tensor(len(features) - len(kept)),
+        "telemetry": added(item.telemetry for item in kept),
     }
     if kept[0].cell_classes is not None:
         batch |= {"cell_classes": row("cell_classes"), "cell_points": row("cell_points")}

@@ -1,6 +1,6 @@
 """From a sample to token ids, labels and patches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from qcvl.data.label_kinds import label_kinds
 from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.errors import DataError
 from qcvl.losses.grounding_targets import CONTROL_POINTS, grounding_targets
-from qcvl.models.pixels import patch_grid, to_patches
+from qcvl.models.pixels import patch_grid, seen_size, to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat, render_answer
@@ -25,9 +25,9 @@ class Features:
 
     ``input_ids``, ``labels`` and ``token_types`` (0 text, 1 image) are int64 ``[L]``, ``label_kinds`` (0 no label, else
     1 + the place in LABEL_KINDS) int8 ``[L]``, ``positions`` int64 ``[4, L]``,
-    ``patches`` float32 ``[N, 3 * side * side]`` (not repeated in time), ``grids`` int64 ``[images, 3]``.
+    ``patches`` uint8 ``[N, 3 * side * side]`` (not repeated in time), ``grids`` int64 ``[images, 3]``.
     ``cell_classes`` int64 ``[cells]`` and ``cell_points`` float32 ``[cells, 8]`` are the targets of the auxiliary
-    grounding loss, when asked for.
+    grounding loss, when asked for. ``telemetry`` counts what augmentation did to the sample.
     """
 
     input_ids: np.ndarray
@@ -37,6 +37,7 @@ class Features:
     positions: np.ndarray
     patches: np.ndarray
     grids: np.ndarray
+    telemetry: Mapping[str, float]
     cell_classes: np.ndarray | None = None
     cell_points: np.ndarray | None = None
 
@@ -80,6 +81,10 @@ class Encoder:
             f"{self.max_length}: raise it, lower model.max_cells, or set data.overlong=drop or shrink_image"
         )
 
+    def seen(self, width: int, height: int) -> Size:
+        """``(width, height)`` of the resized image the model sees of a photo of that size."""
+        return seen_size(height, width, self.processing)[::-1]
+
     def _encode(self, sample: Sample, prompt: TaskPrompt, where: str, budget: Processing) -> Features:
         """Encode with photos resized into the pixel budget of ``budget``; all else is this encoder's processing."""
         processing = self.processing
@@ -93,6 +98,7 @@ class Encoder:
             positions=rope_positions(ids, grids, processing),
             patches=patches,
             grids=grids,
+            telemetry=sample.telemetry,
             **(self._targets(sample, grids, processing.family.merge_size) if self.classes else {}),
         )
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,14 @@ from qcvl.data.encode import Features
 from qcvl.errors import DataError, QcvlError, RecordError
 
 _LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)")
+
+
+class Placed(NamedTuple):
+    """A sample's key, and the optimizer step (of so many in the run) it is for."""
+
+    key: Key
+    step: int
+    steps: int | None
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Row:
     A hollow row holds a sample without labels: the model runs as on every rank and learns nothing from it.
     """
 
-    batch: dict[str, torch.Tensor]
+    batch: dict[str, Any]
     bad: tuple[dict[str, str], ...]
     hollow: bool
 
@@ -66,10 +75,11 @@ class Guarded(Dataset):
     dataset: SampleDataset
     reading: Reading
 
-    def __getitem__(self, key: Key) -> Features | BadSample | None:
+    def __getitem__(self, placed: Placed) -> Features | BadSample | None:
+        key = placed.key
         self.reading.note(key)
         try:
-            return self.dataset[key]
+            return self.dataset.at(placed.step, placed.steps)[key]
         except QcvlError as error:
             return BadSample(_where(self.dataset, key, error), error)
 
@@ -108,6 +118,7 @@ class ToRow:
                     features,
                     labels=np.full_like(features.labels, IGNORE),
                     label_kinds=np.zeros_like(features.label_kinds),
+                    telemetry={},
                     cell_classes=None if classes is None else np.full_like(classes, IGNORE),
                 )
         return None

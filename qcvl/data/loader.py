@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from qcvl.data.course import Course
 from qcvl.data.dataset import SampleDataset, step_counts
-from qcvl.data.fetching import Guarded, Reading, Row, ToRow, lost_worker, one_thread
+from qcvl.data.fetching import Guarded, Placed, Reading, Row, ToRow, lost_worker, one_thread
 from qcvl.data.health import check_batch
 from qcvl.data.lengths import EpochLengths
 from qcvl.data.packing import Plan, TokenBudget, fixed_count
@@ -58,6 +59,7 @@ class TrainLoader:
             self._lengths = EpochLengths(dataset)
             self._budget = TokenBudget(self._lengths.longest(), token_budget, world_size)
         self._length = len(self._plan(0))
+        self.course = Course.of(self._length, accumulate)
 
     def __len__(self) -> int:
         return self._length
@@ -74,15 +76,20 @@ class TrainLoader:
             self._planned = epoch, plan
         return self._planned[1]
 
+    def _placed(self, epoch: int) -> list[list[Placed]]:
+        """This rank's batches in one epoch, with the optimizer step that each sample is for."""
+        steps = [self.course.step_of(epoch, number, self.accumulate) for number in range(len(self))]
+        pairs = zip(steps, self._plan(epoch), strict=True)
+        return [
+            [Placed((epoch, index), step, self.course.steps) for index in batches[self.rank]] for step, batches in pairs
+        ]
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if self.handed_over >= len(self):
             self.epoch, self.handed_over = self.epoch + 1, 0
         loader = DataLoader(
             self.guarded,
-            batch_sampler=[
-                [(self.epoch, index) for index in step[self.rank]]
-                for step in self._plan(self.epoch)[self.handed_over :]
-            ],
+            batch_sampler=self._placed(self.epoch)[self.handed_over :],
             collate_fn=ToRow(self.dataset, self.keep_going),
             num_workers=self.num_workers,
             worker_init_fn=one_thread,

@@ -104,11 +104,12 @@ def audit_labels(dataset: SampleDataset, count: int = SAMPLES, *, keep_going: bo
             ``keep_going``, as training does then, only where this is so of all of them.
     """
     keys = [(0, int(index)) for index in shuffled(len(dataset), dataset.seed, 0)[:count]]
+    first = dataset.at(0, None)  # as the run's first step sees it
     samples: list[AuditedSample | None] = []
     refused: DataError | None = None
     for key in keys:
         try:
-            samples.append(audit_sample(dataset, key))
+            samples.append(audit_sample(first, key))
         except DataError as error:
             refused = error
             if not keep_going:

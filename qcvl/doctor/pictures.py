@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qcvl.augment.actions import NOT_DRAWN
+from qcvl.augment.telemetry import SUMS
 from qcvl.data.samples import load_photo
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation, Sample
@@ -67,7 +68,7 @@ def what_was_done(telemetry: Mapping[str, float]) -> str:
     applied = [
         name.removesuffix("/applied") for name, count in telemetry.items() if name.endswith("/applied") and count
     ]
-    silent = ("/applied", "/skipped", f"/{NOT_DRAWN}")
+    silent = tuple(f"/{name}" for name in ("applied", NOT_DRAWN, *SUMS))
     counted = [f"{name} {count:g}" for name, count in telemetry.items() if count and not name.endswith(silent)]
     return "; ".join([", ".join(applied) or "nothing applied", *counted])
 

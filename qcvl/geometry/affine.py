@@ -14,6 +14,8 @@ Matrix = np.ndarray  # float64 [3, 3], last row (0, 0, 1)
 
 # Relative size below which an entry of the linear part is rounding: chained quarter turns leave about 1e-16.
 AXIS_TOLERANCE = 1e-9
+IDENTITY = np.eye(3)
+IDENTITY.setflags(write=False)
 
 
 def apply_affine(points_N2: Sequence | Points, matrix: Matrix) -> Points:
@@ -104,7 +106,7 @@ def transform_shape(shape: Shape, matrix: Matrix) -> Shape:
     A box stays a box under flips, scalings, shifts and quarter turns; otherwise its four corners become a quad.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
-    if np.array_equal(matrix, np.eye(3)):
+    if (matrix == IDENTITY).all():
         return shape
     if shape.kind != "bbox_2d":
         return Shape(shape.kind, apply_affine(shape.points, matrix))
@@ -116,9 +118,9 @@ def transform_shape(shape: Shape, matrix: Matrix) -> Shape:
 
 def keeps_boxes(matrix: Matrix) -> bool:
     """True when the linear part of a ``[3, 3]`` matrix maps the axes onto the axes, up to rounding."""
-    linear = np.abs(np.asarray(matrix, dtype=np.float64)[:2, :2])
-    straight, crossed = max(linear[0, 0], linear[1, 1]), max(linear[0, 1], linear[1, 0])
-    return bool(min(straight, crossed) <= AXIS_TOLERANCE * max(straight, crossed))
+    (a, b), (c, d) = np.asarray(matrix, dtype=np.float64)[:2, :2].tolist()
+    straight, crossed = max(abs(a), abs(d)), max(abs(b), abs(c))
+    return min(straight, crossed) <= AXIS_TOLERANCE * max(straight, crossed)
 
 
 def _about(center_xy: tuple[float, float], linear: np.ndarray) -> Matrix:

@@ -29,6 +29,10 @@ def coverage(shape: ShapeLike, window_xyxy: Sequence[float] | np.ndarray) -> flo
         return 1.0
     if shape.kind == "line":
         return _share(sum(map(_length, clip_polyline(points, x2 - x1, y2 - y1))), _length(points))
+    if shape.kind == "bbox_2d":
+        left, top, right, bottom = shape.bounds
+        sides = max(min(right, x2) - max(left, x1), 0.0), max(min(bottom, y2) - max(top, y1), 0.0)
+        return _share(sides[0] * sides[1], (right - left) * (bottom - top))
     whole = region(shape.outline)
     return _share(shapely.area(shapely.intersection(whole, shapely.box(x1, y1, x2, y2))), shapely.area(whole))
 

@@ -44,8 +44,8 @@ class Shape:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """``(x1, y1, x2, y2)`` of the smallest axis-aligned box around all points."""
-        (x1, y1), (x2, y2) = self.points.min(axis=0), self.points.max(axis=0)
-        return float(x1), float(y1), float(x2), float(y2)
+        xs, ys = zip(*self.points.tolist(), strict=True)  # at the usual 2 to 20 points faster than numpy
+        return min(xs), min(ys), max(xs), max(ys)
 
     @property
     def outline(self) -> Points:

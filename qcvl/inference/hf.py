@@ -13,6 +13,7 @@ from qcvl.inference.confidence import object_scores
 from qcvl.inference.generate import Sampler, Written, generate
 from qcvl.inference.predictor import Reply, Request
 from qcvl.inference.settings import Generation
+from qcvl.models.forward import normalised
 from qcvl.models.pixels import patch_grid, seen_size, to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
@@ -44,10 +45,7 @@ class HFPredictor:
             for start in range(0, len(requests), self.generation.batch_size):
                 batch = requests[start : start + self.generation.batch_size]
                 limits = [min(request.max_new_tokens, self.generation.max_new_tokens) for request in batch]
-                parts = (
-                    {name: value.to(device) for name, value in part.items()}
-                    for part in self._parts(batch, READ_AT_ONCE)
-                )
+                parts = self._parts(batch, READ_AT_ONCE)
                 written = generate(self.model, parts, limits, self.processing.turn_end, sampler)
                 replies += [self._reply(row, request.task) for row, request in zip(written, batch, strict=True)]
         return replies
@@ -63,7 +61,7 @@ class HFPredictor:
         return Reply(text, len(ids), finished, scores, "token_probability")
 
     def _parts(self, requests: Sequence[Request], count: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The model's inputs for ``count`` requests after another, padded on the left to one length."""
+        """Inputs on the model's device for ``count`` requests after another, padded on the left to one length."""
         rows = [_encoded(self.processing, request.prompt, self._grids(request)) for request in requests]
         longest = max(len(row.ids) for row in rows)
         for start in range(0, len(requests), count):
@@ -94,7 +92,9 @@ class HFPredictor:
             "pixel_values": np.concatenate([patches for patches, _ in images]),
             "image_grid_thw": np.array([grid for _, grid in images], dtype=np.int64),
         }
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        device = next(self.model.parameters()).device
+        inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        return {**inputs, "pixel_values": normalised(inputs["pixel_values"], processing.family)}
 
 
 class _Question(NamedTuple):

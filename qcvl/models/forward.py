@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qcvl.errors import DataError
 from qcvl.models.attention import VARLEN
+from qcvl.models.spec import Family
 
 
 class Hidden(NamedTuple):
@@ -28,14 +29,26 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def normalised(patches: torch.Tensor, family: Family) -> torch.Tensor:
+    """Uint8 patch rows ``[N, 3 * values]`` as float32 of the same shape: ``(x / 255 - mean) / std`` of each channel.
+
+    Runs where the rows lie, so that a device gets grey levels, a quarter of the bytes.
+    """
+    if patches.dtype != torch.uint8:
+        raise DataError(f"patches are {patches.dtype}; expected the grey levels of to_patches, uint8")
+    mean, std = (torch.tensor(row, device=patches.device)[:, None] for row in (family.image_mean, family.image_std))
+    values = patches.to(torch.float32).view(len(patches), 3, patches.shape[1] // 3)
+    return values.div_(255).sub_(mean).div_(std).flatten(1)
+
+
 def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
     """Run both towers over packed samples.
 
     Args:
         model: a Qwen vision-language model, plain or wrapped by peft.
         batch: ``input_ids [1, L]``, ``position_ids [4, 1, L]`` (row 0 restarting at 0 per sample), ``segments``
-            (lengths of the samples, summing to L), and with images ``pixel_values [N, patch_values]`` and
-            ``image_grid_thw [n, 3]``.
+            (lengths of the samples, summing to L), and with images ``pixel_values [N, patch_values]`` (see
+            ``normalised``) and ``image_grid_thw [n, 3]``.
 
     A row of text alone, whose patches are ``[0, patch_values]``, still takes the vision tower along, over one blank
     cell that counts for nothing: other ranks may have images, and all must run and reduce the same layers.
@@ -81,6 +94,8 @@ def _look(visual: PreTrainedModel, pixel_values: torch.Tensor, grids: torch.Tens
 
     Without a patch they look at one blank cell.
     """
+    if not pixel_values.is_floating_point():
+        raise DataError(f"pixel_values are {pixel_values.dtype}, grey levels; give them to normalised() first")
     trained = any(parameter.requires_grad for parameter in visual.parameters())
     if not len(pixel_values):
         side = visual.spatial_merge_size

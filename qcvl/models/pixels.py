@@ -1,4 +1,7 @@
-"""From an RGB image to the model's patch rows, equal to transformers' `Qwen2VLImageProcessorPil` within 1/255."""
+"""From an RGB image to the model's patch rows in grey levels, those of transformers' `Qwen2VLImageProcessorPil`.
+
+Rows stay uint8 on their way from a worker to the device, a quarter of the bytes; ``forward.normalised`` does the rest.
+"""
 
 import math
 
@@ -49,11 +52,11 @@ def patch_grid(height: int, width: int, processing: Processing) -> tuple[int, in
 def to_patches(
     image: np.ndarray, processing: Processing, *, still: bool = False
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Float32 patch rows ``[rows * columns, 3 * temporal * side * side]`` and the grid ``(1, rows, columns)``.
+    """Uint8 patch rows ``[rows * columns, 3 * temporal * side * side]`` and the grid ``(1, rows, columns)``.
 
     Args:
         image: uint8 RGB ``[H, W, 3]``.
-        processing: budget, resampling and normalisation.
+        processing: budget, resampling and patch sides.
         still: leave out the repetition along time: rows of ``3 * side * side``, for a model that takes these.
 
     Rows are ordered block by block (``merge_size`` x ``merge_size`` patches make one cell), as the vision tower wants.
@@ -74,14 +77,11 @@ def repeated(rows: np.ndarray, family: Family) -> np.ndarray:
 
 
 def _cut(image: np.ndarray, processing: Processing, still: bool) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Lay uint8 ``[H, W, 3]`` out as normalised patch rows (the still image is repeated along time)."""
+    """Lay uint8 ``[H, W, 3]`` out as patch rows (repeated along time unless ``still``)."""
     family = processing.family
     side, merge = family.patch_size, family.merge_size
     rows, columns = image.shape[0] // side, image.shape[1] // side
     blocks = image.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
-    values = blocks.transpose(0, 3, 1, 4, 6, 2, 5).astype(np.float32, order="C")  # [R, C, merge, merge, 3, side, side]
-    values /= 255
-    values -= np.asarray(family.image_mean, np.float32)[:, None, None]
-    values /= np.asarray(family.image_std, np.float32)[:, None, None]
-    patches = values.reshape(rows * columns, 3 * side * side)
+    values = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [R, C, merge, merge, 3, side, side]
+    patches = np.ascontiguousarray(values).reshape(rows * columns, 3 * side * side)
     return patches if still else repeated(patches, family), (1, rows, columns)

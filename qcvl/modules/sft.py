@@ -10,7 +10,7 @@ from qcvl.data.dataset import CLASS_LIMIT
 from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.losses.cross_entropy import label_cross_entropy
 from qcvl.losses.grounding import GroundingHead
-from qcvl.models.forward import hidden_states, unwrap
+from qcvl.models.forward import hidden_states, normalised, unwrap
 from qcvl.modules.base import VLModule
 from qcvl.tuning.groups import module_groups
 
@@ -46,7 +46,9 @@ class SFTModule(VLModule):
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over the batch: ``sft_sum`` by label kind and ``correct`` over labels, ``aux_sum`` over cells."""
-        hidden = hidden_states(self.built, {**batch, "segments": tuple(batch["segments"].tolist())})
+        pixels = normalised(batch["pixel_values"], self.processing.family)
+        segments = tuple(batch["segments"].tolist())
+        hidden = hidden_states(self.built, {**batch, "pixel_values": pixels, "segments": segments})
         sums = answer_loss(self.built, hidden.states, batch["labels"], batch["label_kinds"])
         if self.grounding is not None and "cell_classes" in batch:
             sums["aux_sum"] = self.grounding.loss(hidden.visual, batch["cell_classes"], batch["cell_points"]).total

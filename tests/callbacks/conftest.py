@@ -30,7 +30,18 @@ def start_run(make_module, make_datamodule, make_data, make_trainer, lora, tmp_p
     Trains on the first ``limit`` records of en, in one batch unless ``batch_size`` is given, and validates on two.
     """
 
-    def run(name="run", *, limit=2, batch_size=2, checkpoint=None, callbacks=(), resume=None, module=None, **changes):
+    def run(
+        name="run",
+        *,
+        limit=2,
+        batch_size=2,
+        checkpoint=None,
+        callbacks=(),
+        resume=None,
+        module=None,
+        augment=None,
+        **changes,
+    ):
         folder: Path = tmp_path / name
         data = {"train": {"en": make_data.source("en.jsonl")}, "val": {"val": make_data.source("en.jsonl")}}
         data |= changes.pop("data", {})
@@ -42,7 +53,7 @@ def start_run(make_module, make_datamodule, make_data, make_trainer, lora, tmp_p
         module = module or make_module(tuner=lora(), rate=1e-2)
         trainer.fit(
             module,
-            make_datamodule(data=make_data(**data, **sizes)),
+            make_datamodule(data=make_data(**data, **sizes), augment=augment),
             ckpt_path=str(resume / TRAINER_STATE) if resume else None,
             weights_only=True if resume else None,
         )

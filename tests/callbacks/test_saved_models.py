@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from qcvl.data.chat import ask, encode_question
 from qcvl.data.encode import patchify
+from qcvl.models.forward import normalised
 from tests.callbacks.conftest import QUIET
 from tests.conftest import photo
 
@@ -34,7 +35,8 @@ def logits(model, inputs) -> torch.Tensor:
 def inputs(processing, prompts):
     patches, grids = patchify([photo(64, 96)], processing)
     ids = torch.from_numpy(encode_question(processing, ask(prompts.dense, 1), grids))[None]
-    media = {"pixel_values": torch.from_numpy(patches), "image_grid_thw": torch.from_numpy(grids)}
+    pixels = normalised(torch.from_numpy(patches), processing.family)
+    media = {"pixel_values": pixels, "image_grid_thw": torch.from_numpy(grids)}
     types = (ids == processing.image_pad).long()
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types, **media}
 
@@ -93,7 +95,8 @@ def test_tokenizer_and_image_processor_load_and_cut_the_same_tokens_and_patches(
     found = AutoImageProcessor.from_pretrained(folder, backend="pil")(Image.fromarray(picture), return_tensors="np")
     patches, grids = patchify([picture], processing)
     assert np.array_equal(found["image_grid_thw"], grids)
-    np.testing.assert_allclose(found["pixel_values"], patches, atol=1 / 255)
+    pixels = normalised(torch.from_numpy(patches), processing.family).numpy()
+    np.testing.assert_allclose(found["pixel_values"], pixels, rtol=0, atol=1e-5)
 
 
 def test_a_full_folder_loads_in_plain_transformers_and_answers_as_the_trained_model(

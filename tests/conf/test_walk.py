@@ -193,3 +193,23 @@ def test_checking_qcvls_own_settings_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=config.CONF_DIR.parent)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("phases", "problem"),
+    [
+        ("[{start: 0%, end: 50%, ramps: {hflip.prob: [0, 1]}}]", r"phases\[0\]\.ramps\.hflip\.prob: .* 'hflip\.p'"),
+        ("[{start: 0, end: 50, ramps: {hflip.p: [0, 2]}}]", r"ramps\.hflip\.p: 2\.0: Input should be less than"),
+        ("[{start: 0, ramps: {hflip.p: [0, 1]}}]", r"augment\.phases\.0\.end"),
+    ],
+)
+def test_a_wrong_curriculum_is_refused_before_anything_heavy(phases, problem):
+    with pytest.raises(ConfigError, match=problem):
+        config.validate(config.load("train", ["augment=light", f"augment.phases={phases}"]))
+
+
+def test_a_curriculum_can_be_typed_on_the_command_line():
+    phases = "[{start: 10%, end: 50%, ramps: {hflip.p: [0, 0.5], color_jitter.brightness: [[1, 1], [0.7, 1.3]]}}]"
+    cfg = config.load("train", ["augment=light", f"augment.phases={phases}"])
+    config.validate(cfg)
+    assert cfg.augment.phases[0].ramps["hflip.p"] == [0, 0.5]

@@ -15,6 +15,7 @@ from qcvl.data.dataset import collate, step_counts
 from qcvl.data.fetching import lost_worker
 from qcvl.data.loader import TrainLoader
 from qcvl.errors import ConfigError, DataError, QcvlError
+from tests.augment.ops import compose, op
 
 GONE = (1, 4)  # lines 2 and 5 of en.jsonl
 
@@ -68,6 +69,13 @@ def test_a_row_of_which_nothing_is_left_teaches_nothing_and_counts_nothing(datas
         assert batch["pixel_values"].shape[0] > 0  # a model runs on every rank, and its vision tower too
 
 
+def test_telemetry_counts_the_samples_that_are_left(dataset):
+    one = loader(replace(dataset, augment=compose(flip=op("hflip", p=0.5))), batch_size=1)
+    counts = [batch["telemetry"] for batch in one]
+    asked = [count.get("flip/applied", 0) + count.get("flip/skipped", 0) for count in counts]
+    assert asked == [int(index not in GONE) for (index,) in planned(one)]
+
+
 def test_a_steps_label_count_is_that_of_the_samples_that_are_left(dataset):
     one = loader(dataset, batch_size=1, accumulate=8)
     batches = list(one)
@@ -111,8 +119,10 @@ def test_without_leave_the_first_bad_sample_stops_the_loader(dataset):
 
 
 def test_an_error_that_is_not_about_data_always_stops_the_loader(make_data, make_datamodule, scenes):
-    def augment(sample, key):
+    def augment(sample, key, seen):
         raise ConfigError("augment.ops.mine: draw() returned nonsense")
+
+    augment.phases = []
 
     data = make_data(train=str(scenes / "en.jsonl"))
     with pytest.raises(ConfigError, match="returned nonsense"):
@@ -120,12 +130,13 @@ def test_an_error_that_is_not_about_data_always_stops_the_loader(make_data, make
 
 
 def test_a_killed_worker_ends_the_run_with_an_error_that_names_it_and_what_it_read(dataset, folder, tmp_path):
-    def augment(sample, key):
+    def augment(sample, key, seen):
         if key[2] == 6:
             (tmp_path / str(os.getpid())).touch()
             time.sleep(600)
         return sample
 
+    augment.phases = []
     one = loader(replace(dataset, augment=augment), num_workers=2)
     killed = []
 

@@ -15,8 +15,9 @@ from qcvl.schema.answer import DEFAULT_FORMAT, render_answer
 
 def as_rank(datamodule, rank: int, world_size: int, accumulate: int = 1):
     """The module as one of several processes sees it."""
+    limits = {"limit_train_batches": 1.0, "max_epochs": 1, "max_steps": -1}
     datamodule.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulate, state=None
+        global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulate, state=None, **limits
     )
     return datamodule
 
@@ -72,7 +73,7 @@ def test_repeat_multiplies_an_epoch_but_never_the_validation(make_data, make_dat
 
 
 def test_validation_shows_each_record_once_in_order_without_augmentation(make_datamodule, make_data):
-    def augment(sample, key):
+    def augment(sample, key, seen):
         pytest.fail("validation was augmented")
 
     (loader,) = make_datamodule(data=make_data(val_batch_size=3), augment=augment).val_dataloader()

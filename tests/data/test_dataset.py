@@ -7,13 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import CLASS_LIMIT, OpenSource, class_table, collate, open_source, step_counts
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
+from qcvl.models.pixels import seen_size, to_patches
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
+from tests.augment.ops import compose, op
+from tests.conftest import photo
 
 ROW = ("input_ids", "labels", "mm_token_type_ids")
 
@@ -59,13 +63,39 @@ def test_a_sources_own_task_and_prompts_win_over_the_runs(make_data, make_datamo
 def test_augmentation_draws_from_the_samples_own_key(make_datamodule):
     seen = []
 
-    def augment(sample, key):
+    def augment(sample, key, seen_size):
         seen.append(key)
         return sample
+
+    augment.phases = []
 
     dataset = make_datamodule(augment=augment, seed=9).train_dataset()
     dataset[(4, 2)], dataset[(4, 3)]
     assert seen == [(9, 4, 2), (9, 4, 3)]
+
+
+def test_a_photo_that_does_not_move_is_cut_as_the_processor_does_and_one_that_moves_needs_no_second_resize(
+    make_datamodule, make_data, processing, tmp_path
+):
+    image = photo(300, 260, seed=4)
+    Image.fromarray(image).save(tmp_path / "large.png")
+    box = {"bbox_2d": [20, 30, 200, 150], "desc": "plate"}
+    (tmp_path / "large.jsonl").write_text(json.dumps({"images": ["large.png"], "objects": [box]}) + "\n")
+    data = make_data(train=str(tmp_path / "large.jsonl"), val=None, sampling="dense")
+    found = {}
+    for p in (0.0, 1.0):
+        augment = compose(flip=op("hflip", p=p))
+        dataset = make_datamodule(data=data, augment=augment).train_dataset()
+        found[p] = dataset.sample((0, 0))[0], dataset[(0, 0)]
+    rows, grid = to_patches(image, processing, still=True)
+    (whole, still), (moved, features) = found[0.0], found[1.0]
+    assert np.array_equal(still.patches, rows) and whole.size() == (300, 260)
+    seen = seen_size(260, 300, processing)[::-1]
+    assert moved.size() == seen and features.grids.tolist() == still.grids.tolist() == [list(grid)]
+    x1, y1, x2, y2 = moved.annotations[0].shape.bounds  # mirrored, in pixels of what the model sees
+    scale = (seen[0] / 300, seen[1] / 260)
+    assert (x1, y1) == pytest.approx((100 * scale[0], 30 * scale[1]))
+    assert (x2, y2) == pytest.approx((280 * scale[0], 150 * scale[1]))
 
 
 def test_a_row_is_its_samples_one_after_another(dataset):

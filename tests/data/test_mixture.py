@@ -11,6 +11,7 @@ import pytest
 from qcvl.data.loader import TrainLoader
 from qcvl.errors import ConfigError
 from qcvl.schema.answer import parse_answer, render_answer, sort_annotations
+from tests.augment.ops import compose, op
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_the_mixture_goes_on_exactly_where_a_run_was_stopped(mixed):
 def test_sources_named_as_unaugmented_are_shown_as_they_are(mixed):
     varied = []
 
-    def augment(sample, key):
+    def augment(sample, key, seen):
         varied.append(key[2])
         return replace(sample, images=tuple(255 - image for image in sample.images))
 
@@ -106,7 +107,7 @@ def test_a_sample_lists_its_first_objects_in_the_answers_order(mixed, most):
 
 
 def test_the_cap_counts_what_augmentation_left(mixed):
-    def without_first(sample, key):
+    def without_first(sample, key, seen):
         keep = slice(1, None)
         fields = {name: getattr(sample, name)[keep] for name in ("annotations", "kept_indices", "coverages")}
         return replace(sample, **fields)
@@ -133,6 +134,18 @@ def test_a_source_may_have_a_pixel_budget_of_its_own(mixed):
         grid, before = (int(some[(0, index)].grids.prod()) // 4 for some in (dataset, whole))
         assert 1 <= grid <= 2 if index >= 12 else grid >= 16 >= before
     assert any(int(whole[(0, index)].grids.prod()) // 4 > 2 for index in range(12, 20))
+
+
+def test_a_photo_that_moved_comes_in_the_size_its_own_source_is_seen_in(mixed):
+    cell = 32 * 32
+    dataset = mixed(compose(flip=op("hflip", word_pairs=[])), sampling="dense", max_pixels={"en": 2 * cell})
+    smaller = 0
+    for index in range(20):
+        sample, grid = dataset.sample((0, index))[0], dataset[(0, index)].grids[0]
+        assert sample.telemetry["flip/applied"] == 1
+        width, height = sample.size()
+        smaller += (index >= 12) and (height, width) == (16 * grid[1], 16 * grid[2]) and height * width <= 2 * cell
+    assert smaller == 8
 
 
 def test_a_pixel_budget_without_room_is_refused(mixed):

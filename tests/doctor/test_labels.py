@@ -148,9 +148,10 @@ def test_nothing_of_a_run_is_drawn_or_moved(make_datamodule):
 
 @pytest.mark.parametrize("found", [DataError("an annotation lies in image 3"), ValueError("bad matrix")])
 def test_an_error_names_the_sample(make_datamodule, found):
-    def broken(sample, key):
+    def broken(sample, key, seen):
         raise found
 
+    broken.phases = []
     dataset = make_datamodule(augment=broken).train_dataset()
     where = dataset.where((0, int(shuffled(len(dataset), dataset.seed, 0)[0])))
     with pytest.raises(type(found)) as raised:

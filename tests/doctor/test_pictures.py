@@ -65,6 +65,7 @@ def test_draws_stand_beside_the_photo_at_its_scale(record):
 
 def test_what_was_done_names_the_applied_ops_first_and_then_all_other_counts():
     telemetry = {"hflip/applied": 1, "rotate/skipped": 1, "rotate/not_drawn": 1, "crop/skipped": 1, "crop/has_line": 1}
+    telemetry |= {"crop/cuts": 1, "crop/shown": 2.0, "crop/coverage": 1.5, "crop/padding": 0.5, "objects/seen": 2}
     telemetry |= {"gamma/applied": 2, "objects/dropped": 0, "relabel/changed_descs": 3}
     assert what_was_done(telemetry) == "hflip, gamma; crop/has_line 1; relabel/changed_descs 3"
     assert what_was_done({"objects/dropped": 0}) == "nothing applied"

@@ -11,6 +11,7 @@ from qcvl.data.chat import ask, encode_question
 from qcvl.data.encode import patchify
 from qcvl.inference import generate as generation
 from qcvl.inference.generate import Sampler, generate
+from qcvl.models.forward import normalised
 from qcvl.models.pixels import to_patches
 from qcvl.models.speed import takes_still_patches
 from tests.conftest import photo
@@ -26,7 +27,8 @@ def alone(processing, request) -> dict[str, torch.Tensor]:
     patches, grids = patchify(request.images, processing)
     ids = torch.from_numpy(encode_question(processing, ask(request.prompt, len(request.images)), grids))[None]
     types = (ids == processing.image_pad).long()
-    media = {"pixel_values": torch.from_numpy(patches), "image_grid_thw": torch.from_numpy(grids)}
+    pixels = normalised(torch.from_numpy(patches), processing.family)
+    media = {"pixel_values": pixels, "image_grid_thw": torch.from_numpy(grids)}
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types, **media}
 
 
@@ -223,7 +225,8 @@ def test_a_still_images_rows_without_the_repetition_along_time_are_embedded_alik
     assert (twice.reshape(len(twice), 3, 2, sides) == once.reshape(len(once), 3, 1, sides)).all()
     embed = model.model.visual.patch_embed
     with torch.inference_mode():
-        torch.testing.assert_close(embed(torch.from_numpy(once)), embed(torch.from_numpy(twice)), rtol=1e-4, atol=1e-4)
+        first, second = (embed(normalised(torch.from_numpy(rows), processing.family)) for rows in (once, twice))
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
 class Wrapped(torch.nn.Module):

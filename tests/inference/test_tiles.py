@@ -19,6 +19,7 @@ from qcvl.inference.generate import Sampler, generate
 from qcvl.inference.predictor import Reply, Request
 from qcvl.inference.settings import Tiles
 from qcvl.inference.tiles import TilePredictor, with_tiles
+from qcvl.models.forward import normalised
 from qcvl.models.positions import rope_positions
 from qcvl.schema.answer import DEFAULT_FORMAT, render_answer
 from qcvl.schema.prompts import TaskPrompt
@@ -247,7 +248,7 @@ def test_token_probabilities_are_those_of_a_forward_pass_over_the_whole_answer(m
             input_ids=ids,
             position_ids=torch.from_numpy(np.concatenate([start, rest], axis=1))[:, None],
             mm_token_type_ids=types,
-            pixel_values=torch.from_numpy(patches),
+            pixel_values=normalised(torch.from_numpy(patches), processing.family),
             image_grid_thw=torch.from_numpy(grids),
         )
     shares = out.logits[0, len(question) - 1 : -1].softmax(-1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
+from qcvl.models.forward import normalised
 from qcvl.models.pixels import to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.settings import ScratchModel
@@ -135,7 +136,7 @@ def make_sample(processing: Processing, sizes: list[tuple[int, int]], words: int
         rows, grid = to_patches(random.integers(0, 256, (height, width, 3), dtype=np.uint8), processing)
         cells = grid[1] * grid[2] // processing.family.merge_size**2
         ids += [processing.vision_start, *[processing.image_pad] * cells, processing.vision_end]
-        patches.append(rows)
+        patches.append(normalised(torch.from_numpy(rows), processing.family))
         grids.append(grid)
     ids += random.integers(len(SPECIAL), 290, words).tolist()
     return {
@@ -148,7 +149,7 @@ def make_sample(processing: Processing, sizes: list[tuple[int, int]], words: int
 
 def pack(samples: list[dict]) -> dict:
     """The one-row batch of some samples."""
-    patches = [torch.from_numpy(rows) for sample in samples for rows in sample["patches"]]
+    patches = [rows for sample in samples for rows in sample["patches"]]
     return {
         "input_ids": torch.from_numpy(np.concatenate([sample["ids"] for sample in samples]))[None],
         "position_ids": torch.from_numpy(np.concatenate([sample["positions"] for sample in samples], axis=1))[:, None],

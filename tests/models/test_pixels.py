@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as theirs
 
 from qcvl.errors import DataError
+from qcvl.models.forward import normalised
 from qcvl.models.pixels import patch_grid, seen_size, smart_resize, to_patches
 from qcvl.models.spec import Family, Processing
 
@@ -24,7 +26,7 @@ def processing_of(model_type: str, min_cells: int = 16, max_cells: int = 576) ->
 
 @pytest.mark.parametrize("model_type", ["qwen3_vl", "qwen2_5_vl"])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_patches_are_within_one_grey_level_of_transformers(model_type, height, width):
+def test_normalised_patches_are_those_of_transformers(model_type, height, width):
     processing = processing_of(model_type)
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     rows, grid = to_patches(image, processing)
@@ -34,9 +36,26 @@ def test_patches_are_within_one_grey_level_of_transformers(model_type, height, w
         images=[image], input_data_format="channels_last", return_tensors="np"
     )
     assert [list(grid)] == expected["image_grid_thw"].tolist() and patch_grid(height, width, processing) == grid
-    assert rows.dtype == np.float32 and rows.shape == (grid[1] * grid[2], processing.family.patch_values)
-    levels = np.abs(rows - expected["pixel_values"]) * max(processing.family.image_std)  # back to the 0..1 scale
-    assert levels.max() <= 1 / 255
+    assert rows.dtype == np.uint8 and rows.shape == (grid[1] * grid[2], processing.family.patch_values)
+    found = normalised(torch.from_numpy(rows), processing.family).numpy()
+    # Both resize to the same grey levels, so that only float rounding is left.
+    np.testing.assert_allclose(found, expected["pixel_values"], rtol=0, atol=1e-5)
+
+
+def test_grey_levels_are_normalised_by_the_mean_and_deviation_of_their_channel():
+    family = processing_of("qwen2_5_vl").family
+    rows = np.random.default_rng(0).integers(0, 256, (5, family.patch_values), dtype=np.uint8)
+    found = normalised(torch.from_numpy(rows), family)
+    channels = rows.reshape(5, 3, -1) / 255
+    expected = [(channels[:, i] - family.image_mean[i]) / family.image_std[i] for i in range(3)]
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy().reshape(5, 3, -1), np.stack(expected, axis=1), rtol=0, atol=1e-6)
+
+
+def test_rows_that_are_no_grey_levels_are_not_normalised_a_second_time():
+    family = processing_of("qwen3_vl").family
+    with pytest.raises(DataError, match="expected the grey levels of to_patches, uint8"):
+        normalised(torch.zeros(4, family.patch_values), family)
 
 
 def test_a_row_is_one_patch_twice_in_time_and_four_rows_make_a_cell():
@@ -44,7 +63,7 @@ def test_a_row_is_one_patch_twice_in_time_and_four_rows_make_a_cell():
     image = np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3).astype(np.uint8)
     rows, grid = to_patches(image, processing)
     assert grid == (1, 4, 4)
-    patches = np.rint((rows.reshape(16, 3, 2, 16, 16) * 0.5 + 0.5) * 255)
+    patches = rows.reshape(16, 3, 2, 16, 16)
     corners = [(0, 0), (0, 16), (16, 0), (16, 16), (0, 32)]  # the first cell block by block, then the next cell's first
     for row, (y, x) in enumerate(corners):
         expected = image[y : y + 16, x : x + 16].transpose(2, 0, 1)

@@ -8,6 +8,7 @@ from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import CLASS_LIMIT, collate, count_labels
 from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.errors import ConfigError
+from qcvl.models.forward import normalised
 from qcvl.models.towers import tower_of
 from qcvl.modules.settings import SFT
 from qcvl.modules.sft import SFTModule
@@ -31,8 +32,8 @@ def inputs(batches: list[dict]) -> dict:
     """Rows of equal length as a padded batch for transformers."""
     rows = {name: torch.cat([b[name] for b in batches]) for name in ("input_ids", "mm_token_type_ids", "labels")}
     media = {name: torch.cat([b[name] for b in batches]) for name in ("pixel_values", "image_grid_thw")}
-    still = media["pixel_values"].view(-1, 3, 1, 16 * 16)  # transformers wants an image twice along time
-    media["pixel_values"] = still.expand(-1, -1, 2, -1).flatten(1)
+    still = (media["pixel_values"].view(-1, 3, 1, 16 * 16) / 255 - 0.5) / 0.5
+    media["pixel_values"] = still.expand(-1, -1, 2, -1).flatten(1)  # transformers wants an image twice along time
     return {**rows, **media, "attention_mask": torch.ones_like(rows["input_ids"])}
 
 
@@ -145,7 +146,8 @@ def test_with_a_weight_the_auxiliary_loss_is_a_weighted_mean_over_visual_tokens(
     sums = module.losses(batch)
     labels, cells = count_labels(batch["label_kinds"]).float(), torch.tensor(batch["cell_classes"].numel())
     total = module.combine(sums, labels, cells)
-    visual = module.model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    pixels = normalised(batch["pixel_values"], module.processing.family)
+    visual = module.model.model.visual(pixels, grid_thw=batch["image_grid_thw"]).pooler_output
     aux = module.grounding.loss(visual, batch["cell_classes"], batch["cell_points"]).total
     torch.testing.assert_close(total, sums["sft_sum"].sum() / labels.sum() + 0.5 * aux / cells)
     assert aux > 0

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-NAMES = ["augment", "doctor", "generate", "jsonl", "patches", "row_layout", "tiles"]
+NAMES = ["augment", "doctor", "generate", "jsonl", "patches", "photo_chain", "row_layout", "tiles"]
 
 
 @pytest.fixture
