@@ -28,8 +28,11 @@ def step_folders(run: Path) -> list[str]:
 
 
 def drop_rows_from(run: Path, step: int) -> None:
+    """Drop what is logged after ``step`` was saved; what augmentation did in it is logged before."""
     lines = (run / "logging.jsonl").read_text().splitlines(keepends=True)
-    (run / "logging.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] < step))
+    parsed = [(json.loads(line), line) for line in lines]
+    before = [line for row, line in parsed if row["step"] < step or (row["step"] == step and "augment/" in line)]
+    (run / "logging.jsonl").write_text("".join(before))
 
 
 def test_a_killed_run_goes_on_from_its_newest_sound_checkpoint_with_the_losses_of_an_uninterrupted_one(

@@ -24,7 +24,7 @@ def inputs(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tu
 def test_value_gradients_and_correct_count_equal_the_plain_cross_entropy(tokens, chunk, seed):
     hidden, weight, targets = inputs(tokens, seed)
     losses, correct = label_cross_entropy(hidden, weight, targets, chunk)
-    shares = torch.arange(1.0, tokens + 1)  # another weight for each token, so that none can take another's place
+    shares = torch.arange(1.0, tokens + 1) / tokens  # another weight for each token: none can take another's place
     gradients = torch.autograd.grad(losses @ shares, (hidden, weight))
     logits = hidden @ weight.T
     expected = F.cross_entropy(logits, targets, reduction="none")
