@@ -258,3 +258,12 @@ def write_pairs(folder: Path, count: int, size_wh: tuple[int, int]) -> Path:
         lines.append(json.dumps(row) + "\n")
     (folder / "pairs.jsonl").write_text("".join(lines))
     return folder / "pairs.jsonl"
+
+
+def problems_in(path: Path) -> list:
+    """Everything that a check finds wrong with the lines of a JSONL file, in file order."""
+    from qcvl.data.settings import JsonlSource
+    from qcvl.doctor.reading import read_blocks
+
+    blocks = read_blocks(JsonlSource(path=str(path), repeat=1, task=None, prompts=None), 100)
+    return [problem for block in blocks for _, problems in block.entries() for problem in problems]

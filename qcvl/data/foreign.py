@@ -20,10 +20,10 @@ from PIL import Image, UnidentifiedImageError
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.objects import describe
 from qcvl.schema.records import Record
+from qcvl.schema.types import URLS
 
 TABLES = (".parquet", ".arrow")
 SUFFIXES = (".json", ".jsonl", *TABLES)
-URLS = ("data:", "http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)

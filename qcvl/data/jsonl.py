@@ -8,6 +8,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +25,7 @@ VERSION = 2  # of what the index says; another one makes every index anew
 PARTS = ("objects", "summary", "messages")  # what samples are made of, and a record may have or not
 INDEX = np.dtype([("start", "<i8"), *((name, "?") for name in PARTS)])
 PROBE, PROBES = 4096, 16  # bytes and places of the file that its fingerprint is taken from
+KEPT = 1024  # records at hand: where photos are shown many times, their lines need not be read as often
 LARGE = 100 * 2**20  # bytes from which a first look at a file takes long enough to say so
 BOM = b"\xef\xbb\xbf"
 
@@ -31,7 +33,7 @@ BOM = b"\xef\xbb\xbf"
 class JsonlRecords(Sequence[Record]):
     """The records of ``rows`` (all) of a JSONL file, by index; a slice is again such a sequence.
 
-    It holds no record and is pickled as a path: a worker process opens the file itself.
+    It holds the records read last, ``KEPT`` at most, and is pickled as a path: a worker process opens the file itself.
 
     Raises:
         RecordError: the first problem of the file, when it has not been validated as it is now.
@@ -46,6 +48,7 @@ class JsonlRecords(Sequence[Record]):
         self._index = stored_array("jsonl", facts, lambda: make_index(self.path))
         self._starts, self._whole = self._index["start"], rows is None
         self._rows = range(len(self._index) - 1) if rows is None else rows
+        self._kept = lru_cache(maxsize=KEPT)(self._read)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -57,10 +60,12 @@ class JsonlRecords(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> "Record | JsonlRecords":
         if isinstance(index, slice):
             return self.part(self._rows[index])
-        row = int(self._rows[index])
-        start, end = int(self._starts[row]), int(self._starts[row + 1])
         if _stamp(self._file.fileno()) != self._stamp:
             raise DataError(f"{self.path} was changed while it was in use; start the run again")
+        return self._kept(int(self._rows[index]))
+
+    def _read(self, row: int) -> Record:
+        start, end = int(self._starts[row]), int(self._starts[row + 1])
         return Record.from_json(os.pread(self._file.fileno(), end - start, start), self.path, row + 1)
 
     def part(self, rows: Sequence[int] | np.ndarray) -> "JsonlRecords":

@@ -14,13 +14,14 @@ from qcvl.augment.crop import SampleCrop
 from qcvl.data.dataset import OpenSource, SampleDataset
 from qcvl.data.images import image_size
 from qcvl.data.jsonl import JsonlRecords
-from qcvl.data.samples import keep_first, sample_of
+from qcvl.data.samples import keep_first, outline
 from qcvl.data.sampling import choose_task
 from qcvl.data.stored import stored_array
+from qcvl.data.written import Size
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
 from qcvl.schema.records import Record
-from qcvl.schema.types import Pairing, Sample, Task
+from qcvl.schema.types import Pairing, Task
 
 VERSION = 2  # of what is counted; another one counts everything anew
 
@@ -62,7 +63,7 @@ def sample_length(dataset: SampleDataset, source: OpenSource, record: Record, ta
     """Tokens of one sample; ``max_length`` at most, and for a photo that cannot be read."""
     encoder = dataset.encoder_of(source)
     try:
-        sample = outline(record, task, dataset.pairing, dataset.crops)
+        sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops))
         if source.max_objects is not None and task == "dense":
             sample = keep_first(sample, source.max_objects, encoder.answer_format.order)
         length = encoder.length(sample, source.prompts.for_task(task), record.where)
@@ -71,23 +72,22 @@ def sample_length(dataset: SampleDataset, source: OpenSource, record: Record, ta
     return min(length, encoder.max_length)
 
 
-def outline(record: Record, task: Task, pairing: Pairing | None, crops: SampleCrop | None) -> Sample:
-    """The sample ``build_sample`` gives, with blank photos of the right sizes in no memory.
+def shown_sizes(record: Record, task: Task, pairing: Pairing | None, crops: SampleCrop | None) -> list[Size]:
+    """``(width, height)`` of each photo a sample shows: as the record states them, or from the photos' headers.
 
-    The sizes are those the record states, or those in the photos' headers. A chat shows whole photos, all of them.
+    A chat shows whole photos, all of them.
     """
     if task == "chat":
         pairing, crops = None, None
-    blanks = []
-    for index, value in enumerate(record.images if pairing is None else record.images[:1]):
-        if crops is not None:
-            width = height = crops.size
-        elif record.sizes:
-            width, height = record.sizes[index]
-        else:
-            width, height = image_size(record.image_path(index) if isinstance(value, str) else value)
-        blanks.append(np.broadcast_to(np.uint8(0), (height, width, 3)))
-    return sample_of(record, task, blanks)
+    shown = record.images if pairing is None else record.images[:1]
+    if crops is not None:
+        return [(crops.size, crops.size)] * len(shown)
+    return [
+        record.sizes[index]
+        if record.sizes
+        else image_size(record.image_path(index) if isinstance(value, str) else value)
+        for index, value in enumerate(shown)
+    ]
 
 
 def _tables(dataset: SampleDataset, source: OpenSource) -> Mapping[Task, np.ndarray]:

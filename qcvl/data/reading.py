@@ -29,12 +29,12 @@ from qcvl.data.images import image_size
 from qcvl.errors import ConfigError, DataError
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.shapes import Kind, Shape, as_points
+from qcvl.schema.lines import FEWEST_DISTINCT
 from qcvl.schema.records import Record
-from qcvl.schema.types import Annotation
+from qcvl.schema.types import URLS, Annotation
 
 Split = Literal["train", "val"]
 Size = tuple[int, int]  # (width, height)
-FEWEST_POINTS: dict[Kind, int] = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}  # distinct ones, of a record's object
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif")
 
 
@@ -154,8 +154,8 @@ def annotation(
     """One object of a photo of ``size`` as the record contract has it, or the notice of why it can be none."""
     if kind == "bbox_2d" and not all(low < high for low, high in zip(*points, strict=True)):
         return Notice("box without area", entry.where)
-    if len({(x, y) for x, y in points}) < FEWEST_POINTS[kind]:
-        return Notice(f"{kind} of fewer than {FEWEST_POINTS[kind]} distinct points", entry.where)
+    if len({(x, y) for x, y in points}) < FEWEST_DISTINCT[kind]:
+        return Notice(f"{kind} of fewer than {FEWEST_DISTINCT[kind]} distinct points", entry.where)
     shape = Shape(kind, as_points(points))
     if size and not all(0 <= x <= size[0] and 0 <= y <= size[1] for x, y in points) and not clip_shape(shape, *size):
         return Notice("object wholly outside its photo", entry.where)
@@ -232,6 +232,6 @@ def located(record: Record, root: Path | None = None) -> Record:
 
 
 def _absolute(image: Any, folder: Path) -> Any:
-    if not isinstance(image, str | Path) or str(image).startswith(("data:", "http://", "https://")):
+    if not isinstance(image, str | Path) or str(image).startswith(URLS):
         return image
     return os.path.abspath(folder / image)

@@ -1,22 +1,19 @@
 """How long samples become, without decoding a photo: the tokens of their texts and the cells of their sizes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from qcvl.data.chat import ask, encode_conversation
-from qcvl.data.encode import true_answer
+from qcvl.data.encode import Encoder
+from qcvl.data.samples import outline
 from qcvl.data.settings import Data, Sampling, Source
 from qcvl.doctor.findings import Severity
 from qcvl.doctor.reading import Entry
 from qcvl.models.pixels import patch_grid
 from qcvl.models.settings import Model
-from qcvl.models.spec import Processing
 from qcvl.schema.answer import AnswerFormat
-from qcvl.schema.messages import write_messages
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.types import Pairing, Task
 
@@ -55,13 +52,17 @@ class Lengths:
         return cls(model=model, prompts=prompts, answer=answer, limit=limit, severity=severity, pairing=data.pair)
 
     @cached_property
-    def processing(self) -> Processing:
-        """The model's, without transformers."""
-        return self.model.load_processing(light=True)
+    def encoder(self) -> Encoder:
+        """The one that training would use, with a tokenizer read without transformers."""
+        processing = self.model.load_processing(light=True)
+        answer_format = self.answer.resolved(processing.family.emit_norm)
+        return Encoder(
+            processing=processing, answer_format=answer_format, max_length=self.limit, overlong="error", classes={}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes get: they read the tokenizer themselves."""
-        return {name: value for name, value in self.__dict__.items() if name != "processing"}
+        return {name: value for name, value in self.__dict__.items() if name != "encoder"}
 
     def longest(self, entry: Entry, sizes: Sequence[Size | None], source: Source, sampling: Sampling) -> Length | None:
         """The longest sample a record can become; None where it becomes none or a photo's size is not known."""
@@ -81,18 +82,7 @@ class Lengths:
         return [*dense, "summary"] if sampling != "dense" and entry.said.summary is not None else dense
 
     def _length(self, entry: Entry, sizes: Sequence[Size], task: Task, prompts: Prompts) -> Length:
-        processing = self.processing
-        grids = np.array([patch_grid(height, width, processing) for width, height in sizes], dtype=np.int64)
-        grids = grids.reshape(-1, 3)
-        side = processing.family.patch_size
-        seen = [(int(columns) * side, int(rows) * side) for _, rows, columns in grids]
-        record = entry.record()
-        if task == "chat":
-            talk = write_messages(record.messages)
-        else:
-            answer_format = self.answer.resolved(processing.family.emit_norm)
-            answer = true_answer(task, record.annotations, record.summary, sizes, seen, answer_format)
-            talk = [*ask(prompts.for_task(task), len(sizes)), {"role": "assistant", "content": answer}]
-        ids, _ = encode_conversation(processing, talk, grids, record.where)
-        patches = int(grids.prod(axis=1).sum())
-        return Length(len(ids), patches // processing.family.merge_size**2, patches)
+        record, processing = entry.record(), self.encoder.processing
+        tokens = self.encoder.length(outline(record, task, sizes), prompts.for_task(task), record.where)
+        patches = sum(math.prod(patch_grid(height, width, processing)) for width, height in sizes)
+        return Length(tokens, patches // processing.family.merge_size**2, patches)

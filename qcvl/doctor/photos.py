@@ -10,7 +10,7 @@ import numpy as np
 from qcvl.data.images import image_header, load_thumbnail, shorten
 from qcvl.doctor.reading import Entry
 from qcvl.errors import DataError
-from qcvl.schema.types import ImageValue
+from qcvl.schema.types import URLS, ImageValue
 
 GRID = 9  # grey means along each side: 8 x 8 differences to the right and 8 x 8 downwards are 128 bits
 FLAT = 2.0  # grey levels of standard deviation below which a photo is one colour and has no fingerprint
@@ -50,7 +50,7 @@ def forget_photos() -> None:
 
 def photo_of(file: str, *, decode: bool) -> tuple[Size | None, bool]:
     """``(width, height)`` of a file as far as it can be read, and whether EXIF turned it."""
-    if file.startswith(("data:", "http://", "https://")):
+    if file.startswith(URLS):
         return None, False
     photo, turned, _ = _look_at_file(file, decode)
     return photo.size, turned

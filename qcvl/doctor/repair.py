@@ -18,6 +18,7 @@ from qcvl.geometry.shapes import Shape
 from qcvl.schema.lines import as_annotation
 from qcvl.schema.objects import COUNT_KEYS, read_geometry
 from qcvl.schema.records import Record
+from qcvl.schema.types import URLS
 
 Size = tuple[int, int]
 Repair = tuple[str, str]  # field, what was done
@@ -87,7 +88,7 @@ def _object(text: bytes) -> dict[str, Any] | None:
 
 
 def _absolute(image: Any, folder: Path) -> Any:
-    if not isinstance(image, str) or image.startswith(("data:", "http://", "https://")):
+    if not isinstance(image, str) or image.startswith(URLS):
         return image
     return os.path.abspath(os.path.join(folder, image))
 

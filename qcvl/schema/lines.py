@@ -18,7 +18,7 @@ from qcvl.schema.types import Annotation, ImageValue, Message
 ObjectFields = tuple[Kind, list[float], str, int]  # geometry, its flat numbers [x1, y1, …], desc, index of the image
 RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata", "messages")
 T = TypeVar("T")
-_FEWEST_DISTINCT: dict[Kind, int] = {"quad": 3, "poly": 3, "line": 2}  # a box has two: x1 < x2
+FEWEST_DISTINCT: dict[Kind, int] = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}  # points, of each kind of shape
 _OBJECT_KEYS = frozenset(OBJECT_KEYS)
 
 
@@ -150,8 +150,8 @@ def _object_fields(
         xs, ys = numbers[::2], numbers[1::2]
         x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
         spread = kind == "line" and (x1 < x2 or y1 < y2)  # is two points at least, without counting
-        if not spread and (distinct := len(set(zip(xs, ys, strict=True)))) < _FEWEST_DISTINCT[kind]:
-            message = f"has only {distinct} distinct points; expected at least {_FEWEST_DISTINCT[kind]}"
+        if not spread and (distinct := len(set(zip(xs, ys, strict=True)))) < FEWEST_DISTINCT[kind]:
+            message = f"has only {distinct} distinct points; expected at least {FEWEST_DISTINCT[kind]}"
             raise RecordError(message, field=f"{where}.{kind}", code="shape-flat")
     if "desc" not in item:
         raise RecordError("is missing; expected a description of the object", field=f"{where}.desc", code="desc-empty")

@@ -21,7 +21,7 @@ from qcvl.errors import DataError, RecordError
 from qcvl.schema.lines import Line, as_annotation, located, read_line
 from qcvl.schema.messages import write_messages
 from qcvl.schema.objects import write_shape
-from qcvl.schema.types import Annotation, ImageValue, Message
+from qcvl.schema.types import URLS, Annotation, ImageValue, Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Record:
         value = self.images[image]
         if not isinstance(value, str | Path):
             raise DataError(f"{self.where}: images[{image}] is {type(value).__name__} in memory; expected a path")
-        if isinstance(value, str) and value.startswith(("data:", "http://", "https://")):
+        if isinstance(value, str) and value.startswith(URLS):
             return value
         return (self.path.parent if self.path else Path()) / value
 
@@ -116,19 +116,9 @@ def read_records(path: str | Path) -> list[Record]:
     """All records of a JSONL file, in file order.
 
     Raises:
-        RecordError: the first problem of the file; ``iter_problems`` finds all of them.
+        RecordError: the first problem of the file; ``qcvl.check`` finds all of them.
     """
     return [Record.from_json(text, path, number) for number, text in _lines(path)]
-
-
-def iter_problems(path: str | Path) -> Iterator[RecordError]:
-    """Everything that is wrong in a JSONL file, in file order: per line each broken field and each broken object."""
-    try:
-        for number, text in _lines(path):
-            for problem in read_line(text)[1]:
-                yield located(problem, path, number)
-    except RecordError as problem:  # the file itself: missing, a folder, or empty
-        yield problem
 
 
 def line_offsets(content: bytes) -> np.ndarray:

@@ -11,6 +11,7 @@ from qcvl.geometry.shapes import Shape
 
 Task = Literal["dense", "summary", "chat"]
 Pairing = Literal["fused", "photo"]  # what is seen of a photo and its template; see data.pairs
+URLS = ("data:", "http://", "https://")  # how an image that is no file begins
 TASKS: tuple[Task, ...] = ("dense", "summary", "chat")
 Role = Literal["system", "user", "assistant"]
 

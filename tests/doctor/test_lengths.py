@@ -122,7 +122,7 @@ def test_counting_tokens_imports_neither_torch_nor_transformers():
         "s = config.build(config.load('check', ['model=tiny', 'data=demo']))\n"
         "from qcvl.doctor.lengths import Lengths\n"
         "lengths = Lengths.of(s.data, s.model, s.prompts, s.answer, 4096)\n"
-        "assert lengths.processing.image_pad and not {'torch', 'transformers'} & set(sys.modules)\n"
+        "assert lengths.encoder.processing.image_pad and not {'torch', 'transformers'} & set(sys.modules)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(config.CONF_DIR.parent)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

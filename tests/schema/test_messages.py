@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from qcvl.errors import RecordError
 from qcvl.schema.messages import read_messages, write_messages
-from qcvl.schema.records import Record, iter_problems
+from qcvl.schema.records import Record
 from qcvl.schema.types import IMAGE, Message
+from tests.conftest import problems_in
 from tests.conversations import chats
 from tests.data.hostile import HOSTILE
 
@@ -179,7 +180,7 @@ def test_images_are_still_needed_without_messages():
 def test_a_check_names_a_broken_conversation_beside_what_else_is_wrong(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(line(QUESTION, images=[], videos=["a.mp4"], metadata=3) + "\n" + line(QUESTION, ANSWER) + "\n")
-    problems = [str(problem).removeprefix(f"{path}:") for problem in iter_problems(path)]
+    problems = [str(problem).removeprefix(f"{path}:") for problem in problems_in(path)]
     assert [problem.split()[1] for problem in problems] == ["videos", "metadata", "messages[0].role"]
     assert all(problem.startswith("1: ") for problem in problems)
 

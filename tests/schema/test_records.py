@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema import Annotation, Record
-from qcvl.schema.records import iter_problems, line_offsets, read_records
+from qcvl.schema.records import line_offsets, read_records
+from tests.conftest import problems_in
 
 BOX = {"bbox_2d": [10, 20, 30, 40], "desc": "螺丝"}
 
@@ -246,7 +247,7 @@ def test_check_finds_every_problem_and_reading_stops_at_the_first(tmp_path):
     path = tmp_path / "train.jsonl"
     odd, empty = {"line": [1, 2, 3], "desc": "x"}, {**BOX, "desc": ""}
     path.write_text(f"{line([odd, BOX, empty], summary='')}\n{line()}\n{{\n" + line(images=[], width=5))
-    problems = [str(problem).removeprefix(f"{path}:") for problem in iter_problems(path)]
+    problems = [str(problem).removeprefix(f"{path}:") for problem in problems_in(path)]
     starts = [
         "1: objects[0].line has 3",
         "1: objects[2].desc is empty",
@@ -264,9 +265,9 @@ def test_check_finds_every_problem_and_reading_stops_at_the_first(tmp_path):
 def test_a_sound_file_has_no_problems_and_an_empty_one_has_one(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(line())
-    assert list(iter_problems(path)) == []
+    assert list(problems_in(path)) == []
     path.write_text("")
-    assert [str(problem) for problem in iter_problems(path)] == [
+    assert [str(problem) for problem in problems_in(path)] == [
         f"{path}: the file is empty; expected one JSON object a line"
     ]
 
