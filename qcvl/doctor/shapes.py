@@ -4,9 +4,10 @@ All rules are those of training: the frame has continuous edges, the grid is 0-1
 reference point. Array functions find the few candidates; each of these is then judged exactly, shape by shape.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import shapely
@@ -47,27 +48,24 @@ class Shapes:
     @classmethod
     def of(cls, records: Sequence[Sequence[ObjectFields]], sizes: Sequence[Sequence[Size | None]]) -> "Shapes":
         """The objects of records; ``sizes`` are ``(width, height)`` of each one's images where they are known."""
-        flat: list[float] = []
-        rows: list[tuple[int, int, int, int, int, int]] = []
-        frames: list[tuple[float, float]] = []
-        known: dict[str, int] = {}
-        for owner, (objects, own_sizes) in enumerate(zip(records, sizes, strict=True)):
-            for place, (kind, numbers, desc, image) in enumerate(objects):
-                flat += numbers
-                number = known.setdefault(desc, len(known))
-                rows.append((len(numbers) >> 1, _NUMBERS[kind], owner, place, image, number))
-                frames.append(own_sizes[image] or _UNKNOWN)
-        counts, kinds, owners, places, images, descs = np.array(rows, dtype=np.int64).reshape(-1, 6).T
+        rows = list(chain.from_iterable(records))
+        kinds, numbers, descs, images = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [])
+        known = {desc: number for number, desc in enumerate(dict.fromkeys(descs))}
+        counts = _whole(map(len, numbers)) // 2
+        per_record = _whole(map(len, records))
+        owners = np.repeat(np.arange(len(per_record)), per_record)
+        frames = np.array([size or _UNKNOWN for own in sizes for size in own], dtype=np.float64).reshape(-1, 2)
+        per_sizes = _whole(map(len, sizes))
         return cls(
-            points=np.array(flat, dtype=np.float64).reshape(-1, 2),
+            points=np.array(list(chain.from_iterable(numbers)), dtype=np.float64).reshape(-1, 2),
             starts=np.cumsum(counts) - counts,
             counts=counts,
-            kinds=kinds,
+            kinds=_whole(map(_NUMBERS.__getitem__, kinds)),
             owners=owners,
-            places=places,
-            images=images,
-            descs=descs,
-            frames=np.array(frames, dtype=np.float64).reshape(-1, 2),
+            places=np.arange(len(rows)) - (np.cumsum(per_record) - per_record)[owners],
+            images=_whole(images),
+            descs=_whole(map(known.__getitem__, descs)),
+            frames=frames[(np.cumsum(per_sizes) - per_sizes)[owners] + _whole(images)],
         )
 
     def __len__(self) -> int:
@@ -99,6 +97,10 @@ class Shapes:
         """Twice the signed area ``[M]`` each ring of ``points`` encloses (without meaning for boxes and lines)."""
         following = points[self.following]
         return np.add.reduceat(points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1], self.starts)
+
+
+def _whole(numbers: Iterable[int]) -> np.ndarray:
+    return np.fromiter(numbers, dtype=np.int64)
 
 
 _UNKNOWN = (np.nan, np.nan)

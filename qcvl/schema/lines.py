@@ -1,5 +1,6 @@
 """What one JSON line says, held against the record contract: every broken field and every broken object by name."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,17 @@ import orjson
 
 from qcvl.errors import RecordError
 from qcvl.geometry.clip import clip_shape
-from qcvl.geometry.shapes import Kind, Shape
+from qcvl.geometry.shapes import KINDS, Kind, Shape
 from qcvl.schema.messages import read_messages, unread_key, without_images
-from qcvl.schema.objects import OBJECT_KEYS, describe, read_geometry, read_image_index, unknown_key
+from qcvl.schema.objects import (
+    COUNT_KEYS,
+    LARGEST_COORDINATE,
+    OBJECT_KEYS,
+    describe,
+    read_geometry,
+    read_image_index,
+    unknown_key,
+)
 from qcvl.schema.types import Annotation, ImageValue, Message
 
 ObjectFields = tuple[Kind, list[float], str, int]  # geometry, its flat numbers [x1, y1, …], desc, index of the image
@@ -20,6 +29,13 @@ RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata", "m
 T = TypeVar("T")
 FEWEST_DISTINCT: dict[Kind, int] = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}  # points, of each kind of shape
 _OBJECT_KEYS = frozenset(OBJECT_KEYS)
+_NUMBERS = frozenset((int, float))
+_USUAL_COUNTS: dict[Kind, range] = {
+    "bbox_2d": range(4, 5),
+    "quad": range(8, 9),
+    "poly": range(6, 2**20, 2),
+    "line": range(4, 2**20, 2),
+}  # of numbers
 
 
 def located(problem: RecordError, path: str | Path | None, line: int | None) -> RecordError:
@@ -69,10 +85,15 @@ def read_line(text: str | bytes) -> tuple[Line | None, list[RecordError]]:
     image_count = None if images is None else len(images)
     problems += without_images(raw) if image_count == 0 else []
     sizes = problems.attempt(_sizes, raw, image_count) if images else None
+    width, height = (min(side, LARGEST_COORDINATE) for side in (sizes[0] if sizes else (math.inf, math.inf)))
     objects: list[ObjectFields] = []
     for index, item in enumerate(problems.attempt(_objects, raw) or ()):
+        usual = usual_fields(item, width, height)
+        if usual is not None:
+            objects.append(usual)
+            continue
         try:
-            objects.append(_object_fields(item, f"objects[{index}]", image_count, sizes))
+            objects.append(object_fields(item, f"objects[{index}]", image_count, sizes))
         except RecordError as problem:
             problems.append(problem)
     summary = problems.attempt(_summary, raw)
@@ -136,9 +157,46 @@ def _objects(raw: Mapping[str, Any]) -> list[Any]:
     return objects
 
 
-def _object_fields(
+def usual_fields(item: object, width: float, height: float) -> ObjectFields | None:
+    """What ``object_fields`` says of an object as nearly all are, in a third of the time; None: look closer.
+
+    Such an object has a desc and one shape of flat numbers wholly inside the first image's frame, which is no larger
+    than ``LARGEST_COORDINATE``.
+    """
+    if type(item) is not dict:
+        return None
+    for kind in KINDS:
+        if kind in item:
+            break
+    else:
+        return None
+    numbers, desc = item[kind], item.get("desc")
+    if type(numbers) is not list or len(numbers) not in _USUAL_COUNTS[kind]:
+        return None
+    if not _NUMBERS.issuperset(map(type, numbers)):
+        return None
+    if type(desc) is not str or not desc.isprintable() or not desc.strip():
+        return None
+    if len(item) != 2:
+        count = item.get(COUNT_KEYS.get(kind))
+        if len(item) != 3 or type(count) is not int or 2 * count != len(numbers):
+            return None
+    if kind == "bbox_2d":
+        x1, y1, x2, y2 = numbers
+        return (kind, numbers, desc, 0) if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height else None
+    xs, ys = numbers[::2], numbers[1::2]
+    if min(numbers) < 0 or max(xs) > width or max(ys) > height:
+        return None
+    distinct = max(len(set(xs)), len(set(ys)))  # points, at least
+    if distinct < FEWEST_DISTINCT[kind] and len(set(zip(xs, ys, strict=True))) < FEWEST_DISTINCT[kind]:
+        return None
+    return kind, numbers, desc, 0
+
+
+def object_fields(
     item: object, where: str, image_count: int | None, sizes: tuple[tuple[int, int], ...] | None
 ) -> ObjectFields:
+    """The checked fields of any object; raises RecordError with the field below ``where`` that is wrong."""
     if not isinstance(item, dict):
         raise RecordError(f"is {describe(item)}; expected an object with a geometry and a desc", field=where)
     if not _OBJECT_KEYS.issuperset(item):

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema import Annotation, Record
+from qcvl.schema.lines import object_fields, usual_fields
+from qcvl.schema.objects import COUNT_KEYS
 from qcvl.schema.records import line_offsets, read_records
 from tests.conftest import problems_in
 
@@ -270,6 +272,51 @@ def test_a_sound_file_has_no_problems_and_an_empty_one_has_one(tmp_path):
     assert [str(problem) for problem in problems_in(path)] == [
         f"{path}: the file is empty; expected one JSON object a line"
     ]
+
+
+NUMBERS = st.one_of(
+    st.integers(0, 12), st.floats(0, 12), st.sampled_from([-1, 10, 10.0, True, None, "3", 2e9, 10**400, [1, 2]])
+)
+DESCS = st.sampled_from(
+    ["bolt", "螺丝/松动", " bolt ", "", " ", "\u3000", "a\u2028b", "a\x1fb", "a\nb", "a\tb", 3, None]
+)
+
+
+@st.composite
+def odd_objects(draw):
+    """JSON objects of one shape, mostly sound, with what a line may get wrong about them."""
+    kind = draw(st.sampled_from(["bbox_2d", "quad", "poly", "line"]))
+    usual = st.integers(0, 10) if draw(st.booleans()) else NUMBERS
+    count = draw(st.sampled_from({"bbox_2d": [4], "quad": [8]}.get(kind, [4, 6, 8])))
+    numbers = draw(st.lists(usual, min_size=count, max_size=count))
+    item = {kind: numbers, "desc": draw(DESCS)}
+    extra = draw(st.sampled_from(["", "count", "wrong count", "image", "quad", "other", "short"]))
+    if extra == "count" and kind in COUNT_KEYS:
+        item[COUNT_KEYS[kind]] = len(numbers) // 2
+    if extra == "wrong count":
+        item[draw(st.sampled_from(list(COUNT_KEYS.values())))] = draw(st.sampled_from([2, 2.0, 3.0, 4.0, True, "2"]))
+    if extra in ("image", "quad", "other"):
+        item[extra] = 0
+    return {**item, kind: numbers[:-1]} if extra == "short" else item
+
+
+@given(odd_objects(), st.sampled_from([(10, 10), (5, 12), None]))
+def test_the_quick_look_at_an_object_says_what_the_whole_one_says_or_nothing(item, size):
+    quick = usual_fields(item, *(size or (1e9, 1e9)))
+    try:
+        whole = object_fields(item, "objects[0]", 1, (size,) if size else ())
+    except RecordError:
+        whole = None
+    assert quick is None or quick == whole
+
+
+def test_objects_as_nearly_all_are_need_no_whole_look():
+    ring = [1, 1, 9.5, 1, 9.5, 9, 1, 9]
+    usual = [{"bbox_2d": [0, 0, 10, 10]}, {"quad": ring}, {"poly": ring, "poly_points": 4}, {"line": ring[:4]}]
+    for item in usual:
+        assert usual_fields({**item, "desc": "螺丝 松动"}, 10, 10) == object_fields(
+            {**item, "desc": "螺丝 松动"}, "", 1, ()
+        )
 
 
 @given(st.lists(st.sampled_from([b"\n", b"\r", b"{}", "\u2028".encode()])).map(b"".join))
