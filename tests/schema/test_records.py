@@ -313,10 +313,12 @@ def test_the_quick_look_at_an_object_says_what_the_whole_one_says_or_nothing(ite
 def test_objects_as_nearly_all_are_need_no_whole_look():
     ring = [1, 1, 9.5, 1, 9.5, 9, 1, 9]
     usual = [{"bbox_2d": [0, 0, 10, 10]}, {"quad": ring}, {"poly": ring, "poly_points": 4}, {"line": ring[:4]}]
-    for item in usual:
-        assert usual_fields({**item, "desc": "螺丝 松动"}, 10, 10) == object_fields(
-            {**item, "desc": "螺丝 松动"}, "", 1, ()
-        )
+    for shape in usual:
+        item = {**shape, "desc": "螺丝 松动"}
+        assert usual_fields(item, 10, 10) == object_fields(item, "", 1, ())
+        for width, height in ((0.5, 10), (10, 0.5)):  # it lies beyond the right or the lower edge
+            assert usual_fields(item, width, height) is None
+    assert usual_fields({"line": [-9, -9, -1, -9], "desc": "bolt"}, 10, 10) is None
 
 
 @given(st.lists(st.sampled_from([b"\n", b"\r", b"{}", "\u2028".encode()])).map(b"".join))
