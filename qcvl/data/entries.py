@@ -53,9 +53,7 @@ class Entry:
     def __getitem__(self, key: str | int) -> "Entry":
         """The value under a key that must be there."""
         if isinstance(key, int):
-            if not isinstance(self.value, list):
-                raise self.error(f"is {describe(self.value)}; expected a list")
-            return Entry(self.value[key], self.path, self.line, self, key)
+            return Entry(self.items()[key], self.path, self.line, self, key)
         found = self.get(key)
         if found is None:
             raise Entry(None, self.path, self.line, self, key).error("is missing; the format needs it")
@@ -70,10 +68,14 @@ class Entry:
 
     def __iter__(self) -> Iterator["Entry"]:
         """The entries of a list."""
+        for index, value in enumerate(self.items()):
+            yield Entry(value, self.path, self.line, self, index)
+
+    def items(self) -> list[Any]:
+        """The plain values of a list."""
         if not isinstance(self.value, list):
             raise self.error(f"is {describe(self.value)}; expected a list")
-        for index, value in enumerate(self.value):
-            yield Entry(value, self.path, self.line, self, index)
+        return self.value
 
     def marked(self, key: str) -> bool:
         """Whether the value under a key is there and says yes."""

@@ -32,15 +32,11 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
     photos = Photos(root or path.parent)
     names = {key: category["name"].text() for key, category in _by_id(top["categories"]).items()}
     images = _by_id(top["images"])
-    objects: dict[Any, list[Entry]] = {key: [] for key in images}
-    for entry in top["annotations"]:
-        key = entry["image_id"].value
-        if not isinstance(key, int | str) or key not in objects:
-            raise entry["image_id"].error(f"is {key!r}, which no entry of images has; add that image or remove this")
-        objects[key].append(entry)
+    annotations = top["annotations"]
+    places = _by_image(annotations, images)
     for number, (key, image) in enumerate(images.items(), 1):
         size = (image["width"].whole(), image["height"].whole())
-        found = (item for entry in objects[key] for item in _object(entry, names, size))
+        found = (item for place in places[key] for item in _object(annotations[place], names, size))
         file = photos.find(image["file_name"].text(), image["file_name"])
         yield from photo_record(file, found, image, size=size, number=number, **_about(image))
 
@@ -55,6 +51,18 @@ def _by_id(entries: Entry) -> dict[int | str, Entry]:
             raise key.error(f"is {key.value!r}, as {found[key.value].field} has it; expected an id of its own")
         found[key.value] = entry
     return found
+
+
+def _by_image(annotations: Entry, images: dict[int | str, Entry]) -> dict[int | str, list[int]]:
+    """The places of each image's annotations in their list: of a million, no entry is made before it is needed."""
+    places: dict[int | str, list[int]] = {key: [] for key in images}
+    for place, value in enumerate(annotations.items()):
+        key = value.get("image_id") if isinstance(value, dict) else None
+        if not isinstance(key, int | str) or key not in places:
+            image = annotations[place]["image_id"]
+            raise image.error(f"is {image.value!r}, which no entry of images has; add that image or remove this")
+        places[key].append(place)
+    return places
 
 
 def _about(image: Entry) -> dict[str, Any]:
