@@ -17,6 +17,7 @@ log = get_logger(__name__)
 class BadSamples(pl.Callback):
     """Write each left-out sample to ``path``, log their number, and stop past ``max_fraction`` of an epoch's samples.
 
+    Of a stream, a block takes the place of an epoch.
     A line of ``path`` is ``{"step", "epoch", "where", "problem"}``, ``step`` as in ``logging.jsonl``. The number
     (``data/bad_samples``: of the run so far, on all ranks) goes on where a resumed run was.
     """
@@ -49,22 +50,22 @@ class BadSamples(pl.Callback):
         """
         if not self.max_fraction or trainer.global_step == self._stepped:
             return
-        if trainer.current_epoch != self.epoch:
-            self.epoch, self.in_epoch = trainer.current_epoch, 0
+        part = trainer.train_dataloader.part
+        if part.number != self.epoch:
+            self.epoch, self.in_epoch = part.number, 0
         found = torch.tensor(self._unreduced, device=pl_module.device)
         new = int(trainer.strategy.reduce(found, reduce_op="sum")) if trainer.world_size > 1 else self._unreduced
         self._unreduced = 0
         self.total, self.in_epoch = self.total + new, self.in_epoch + new
         pl_module.log("data/bad_samples", float(self.total), batch_size=1)
-        samples = len(trainer.train_dataloader.dataset)
-        if self.in_epoch > self.max_fraction * samples:
+        if self.in_epoch > self.max_fraction * part.samples:
             raise DataError(
-                f"{self.in_epoch} of the {samples} samples of epoch {self.epoch} cannot be used, more than "
+                f"{self.in_epoch} of the {part.samples} samples of {part.kind} {part.number} cannot be used, more than "
                 f"data.max_bad_fraction={self.max_fraction:g}; {self.path} names each: repair them or leave them out"
             )
 
     def state_dict(self) -> dict[str, int]:
-        """The counts of the run and of its current epoch."""
+        """The counts of the run and of its current epoch (or block)."""
         return {"total": self.total, "in_epoch": self.in_epoch, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

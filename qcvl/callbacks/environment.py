@@ -10,6 +10,7 @@ from pathlib import Path
 from qcvl.data.datamodule import VLDataModule
 from qcvl.data.reading import PHOTO_SUFFIXES
 from qcvl.data.settings import FormatSource, JsonlSource
+from qcvl.data.stream_source import StreamSource
 
 PACKAGES = ("qcvl", "torch", "lightning", "transformers", "peft", "hydra-core", "albumentations", "numpy", "pillow")
 
@@ -17,10 +18,12 @@ PACKAGES = ("qcvl", "torch", "lightning", "transformers", "peft", "hydra-core", 
 def write_environment(folder: Path, datamodule: VLDataModule) -> None:
     """Write versions, the git commit of the working directory (if it is a checkout) and the data's fingerprints."""
     data = {
-        f"{split}/{name}": _sha256(Path(source.path))
+        f"{split}/{name}": source.stream().fingerprint
+        if isinstance(source, StreamSource)
+        else _sha256(Path(source.path))
         for split in ("train", "val")
         for name, source in datamodule.data.sources(split).items()
-        if isinstance(source, JsonlSource | FormatSource)
+        if isinstance(source, JsonlSource | FormatSource | StreamSource)
     }
     environment = {"python": platform.python_version(), "packages": _versions(), "git_commit": _commit(), "data": data}
     folder.mkdir(parents=True, exist_ok=True)

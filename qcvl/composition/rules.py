@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from qcvl.composition.processes import in_sweep
+from qcvl.data.stream_source import NO_END
 from qcvl.errors import ConfigError
 
 _SHARDED = ("deepspeed", "fsdp", "modelparallel")
@@ -77,6 +78,21 @@ def data_are_given(cfg: DictConfig) -> str | None:
     return f"{', '.join(missing)}: must be given; add {' '.join(f'{name}=/abs/{name[5:]}.jsonl' for name in missing)}"
 
 
+def streams_have_an_end(cfg: DictConfig) -> str | None:
+    """Training on streams ends by steps; groups that training saw are known of sources that were read whole alone."""
+    if OmegaConf.select(cfg, "data.shuffle_buffer") is None:
+        return None
+    trainer = cfg.get("trainer") or {}
+    if trainer.get("max_steps") == -1 and not trainer.get("fast_dev_run"):
+        return f"trainer.max_steps: {NO_END}"
+    if cfg.get("group_by") is not None and OmegaConf.select(cfg, "data.train") is not None:
+        return (
+            "group_by: which groups training saw is not known of streams; set data.train=null, or data.shuffle_buffer="
+            "null to read all of data.train"
+        )
+    return None
+
+
 def threshold_is_chosen_on_a_source(cfg: DictConfig) -> str | None:
     """A ``threshold`` that is a text names a source of ``data.val``."""
     threshold, names = OmegaConf.select(cfg, "threshold"), _val_names(cfg)
@@ -109,6 +125,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     muon_needs_whole_matrices,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
+    streams_have_an_end,
     threshold_is_chosen_on_a_source,
     seen_and_unseen_are_no_sources,
     shifted_templates_are_fused,

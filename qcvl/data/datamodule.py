@@ -1,7 +1,8 @@
 """The one LightningDataModule: SFT, GKD, evaluation and previews all read through it."""
 
+import sys
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -9,14 +10,19 @@ from torch.utils.data import DataLoader
 
 from qcvl.augment.base import Compose
 from qcvl.augment.color import load_albumentations
+from qcvl.data.blocks import Blocks
 from qcvl.data.cache import SampleCache
 from qcvl.data.course import Course
 from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
 from qcvl.data.encode import Encoder, true_answer
+from qcvl.data.handover import StepLoader
 from qcvl.data.images import image_size
 from qcvl.data.loader import TrainLoader
 from qcvl.data.sampling import epoch_counts
 from qcvl.data.settings import Data
+from qcvl.data.stream import Stream, StreamHead
+from qcvl.data.stream_loader import StreamDataset, StreamLoader
+from qcvl.data.stream_source import NO_END
 from qcvl.errors import ConfigError, DataError
 from qcvl.models.pixels import seen_size
 from qcvl.models.spec import Processing
@@ -106,16 +112,31 @@ class VLDataModule(pl.LightningDataModule):
             classes=self.classes if grounding else {},
         )
 
-    def train_dataset(self) -> SampleDataset:
-        """Augmented training samples by (epoch, index)."""
+    def train_dataset(self) -> SampleDataset | StreamDataset:
+        """Augmented training samples by (epoch, index), or of streams by where their records lie."""
         data, sources = self.data, [self._mixed(source) for source in self.sources("train")]
+        if data.shuffle_buffer is not None:
+            weights = data.weights or dict.fromkeys(data.sources("train"), 1.0)
+            blocks = Blocks(
+                streams=[self._stream(source, number) for number, source in enumerate(sources)],
+                weights=[weights[source.name] for source in sources],
+                size=data.shuffle_buffer,
+                seed=self.seed,
+            )
+            return StreamDataset(blocks=blocks, **self._shown(sources, grounding=self.grounding))
         counts = epoch_counts(
             [source.count for source in sources],
             [source.repeat for source in sources],
             None if data.weights is None else [data.weights[source.name] for source in sources],
             data.epoch_samples,
         )
-        return self._dataset(sources, counts, self.encoder(grounding=self.grounding), self.augment, data.cache_mb)
+        return SampleDataset(counts=counts, **self._shown(sources, grounding=self.grounding))
+
+    def _stream(self, source: OpenSource, number: int) -> Stream:
+        """The stream of a training source, in the order of this run."""
+        assert isinstance(source.records, StreamHead)  # data.sources("train") made it
+        stream = replace(source.records.stream, seed=self.seed, number=number)
+        return stream if source.limit is None else stream.first(source.limit)
 
     def _mixed(self, source: OpenSource) -> OpenSource:
         """A training source as the data's mixture wants it."""
@@ -131,41 +152,45 @@ class VLDataModule(pl.LightningDataModule):
             processing=processing,
         )
 
-    def _dataset(
-        self,
-        sources: list[OpenSource],
-        counts: list[int],
-        encoder: Encoder,
-        augment: Compose | None,
-        cache_mb: int,
-    ) -> SampleDataset:
-        return SampleDataset(
-            sources=sources,
-            counts=counts,
-            encoder=encoder,
-            augment=augment,
-            seed=self.seed,
-            dense_share=self.data.dense_share,
-            pairing=self.pairing,
-            crops=self.data.crops,
-            cache=SampleCache(cache_mb),
-        )
+    def _shown(self, sources: list[OpenSource], *, grounding: bool = False, training: bool = True) -> dict[str, Any]:
+        """What samples of some sources look like: all of a dataset but which they are."""
+        return {
+            "sources": sources,
+            "encoder": self.encoder(grounding=grounding),
+            "augment": self.augment if training else None,
+            "seed": self.seed,
+            "dense_share": self.data.dense_share,
+            "pairing": self.pairing,
+            "crops": self.data.crops,
+            "cache": SampleCache(self.data.cache_mb if training else 0),
+        }
 
-    def train_dataloader(self) -> TrainLoader:
-        """The resumable training loader of this rank."""
-        trainer = self.trainer
+    def train_dataloader(self) -> StepLoader:
+        """The resumable training loader of this rank.
+
+        Raises:
+            ConfigError: for streams in a run without an end.
+        """
+        trainer, dataset = self.trainer, self.train_dataset()
         if self.data.num_workers and self.augment is not None:
             load_albumentations()  # workers inherit it; each would take seconds, and stop at W&B's import hook
-        loader = TrainLoader(
-            self.train_dataset(),
-            batch_size=self.data.batch_size,
-            token_budget=self.data.token_budget,
-            keep_going=self.data.max_bad_fraction > 0,
-            accumulate=trainer.accumulate_grad_batches if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            num_workers=self.data.num_workers,
-        )
+        accumulate = trainer.accumulate_grad_batches if trainer else 1
+        batches: dict[str, Any] = {"batch_size": self.data.batch_size, "token_budget": self.data.token_budget}
+        batches |= {
+            "keep_going": self.data.max_bad_fraction > 0,
+            "accumulate": accumulate,
+            "rank": trainer.global_rank if trainer else 0,
+            "world_size": trainer.world_size if trainer else 1,
+            "num_workers": self.data.num_workers,
+        }
+        loader: StepLoader
+        if isinstance(dataset, SampleDataset):
+            loader = TrainLoader(dataset, **batches)
+        elif trainer and trainer.max_steps == -1:
+            raise ConfigError(f"trainer.max_steps: {NO_END}")
+        else:
+            steps = trainer.max_steps if trainer else sys.maxsize
+            loader = StreamLoader(dataset, batches=steps * accumulate, **batches)
         loader.course = Course.of(len(loader), loader.accumulate, trainer)
         return loader
 
@@ -174,7 +199,7 @@ class VLDataModule(pl.LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         loaders = []
         for source in self.sources("val"):
-            dataset = self._dataset([source], [source.count], self.encoder(), augment=None, cache_mb=0)
+            dataset = SampleDataset(counts=[source.count], **self._shown([source], training=False))
             mine = [(0, index) for index in range(len(dataset))][rank::world_size]
             batches = [mine[i : i + self.data.val_batch_size] for i in range(0, len(mine), self.data.val_batch_size)]
             own = torch.Generator()  # iterating draws a seed: not from the global stream that training goes on with

@@ -1,9 +1,10 @@
-"""A map-style dataset of encoded samples, and the row layout that batches them."""
+"""Encoded samples by key, and the row layout that batches them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,17 +20,17 @@ from qcvl.data.encode import Encoder, Features
 from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.data.samples import build_sample, keep_first
-from qcvl.data.sampling import choose_task, expand_epoch
+from qcvl.data.sampling import choose_task, expand_epoch, shuffled
 from qcvl.data.settings import Sampling, Source
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
-from qcvl.schema.types import Pairing, Sample
+from qcvl.schema.types import Pairing, Sample, Task
 
 FILL = 128  # mid-grey where a window reaches beyond its photo, in training as in tiles
 CLASS_LIMIT = 255  # descs the auxiliary grounding loss tells apart
-Key = tuple[int, int]  # (epoch, index in that epoch)
+Key = tuple[int, ...]  # (epoch, index in that epoch), and what else a kind of samples needs to find one
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,15 @@ def _check_complete(source: OpenSource) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleDataset(Dataset):
-    """Encoded samples by ``(epoch, index)``: equal keys give equal features in every worker, rank and run.
+class Samples(Dataset, ABC):
+    """Encoded samples by key: equal keys give equal features in every worker, rank and run.
 
-    ``counts`` are the samples each source gives to an epoch, ``pairing`` says what is seen of a photo and its template,
-    ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills its own).
+    A key begins with ``(epoch, index)``, of which with the seed all draws are made. ``pairing`` says what is seen of a
+    photo and its template, ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills
+    its own).
     """
 
     sources: Sequence[OpenSource]
-    counts: Sequence[int]
     encoder: Encoder
     augment: Compose | None
     seed: int
@@ -104,8 +105,76 @@ class SampleDataset(Dataset):
     pairing: Pairing | None
     crops: SampleCrop | None
     cache: SampleCache
+    key_numbers: ClassVar[int] = 2  # of a key
+    _stages: dict[int, Self] = field(default_factory=dict, repr=False)
+
+    @abstractmethod
+    def place(self, key: Key) -> tuple[int, Hashable]:
+        """The number of a sample's source, and what tells its record from others of that source."""
+
+    @abstractmethod
+    def record(self, key: Key) -> Record:
+        """The record a sample is made of."""
+
+    @abstractmethod
+    def opening(self) -> Iterator[Key]:
+        """Keys of the samples a run begins with, in training order: those of its first epoch or block."""
+
+    def at(self, step: int, steps: int | None) -> Self:
+        """The dataset as the augmentation's phases make it for optimizer step ``step`` (from 0) of ``steps``."""
+        if self.augment is None or not self.augment.phases:
+            return self
+        if step not in self._stages:
+            self._stages.clear()
+            self._stages[step] = replace(self, augment=self.augment.at(step, steps))
+        return self._stages[step]
+
+    def where(self, key: Key) -> str:
+        """Where the record behind a key stands: ``train.jsonl:418``."""
+        return self.record(key).where
+
+    def task(self, key: Key, record: Record) -> Task:
+        """The task of a sample made of ``record``."""
+        return choose_task(self.source(key).sampling_of(record), self.dense_share, self._draw(key))
+
+    def sample(self, key: Key) -> tuple[Sample, Prompts, str]:
+        """The decoded, augmented sample behind a key, its source's prompts, and where its record stands."""
+        source, record, draw = self.source(key), self.record(key), self._draw(key)
+        task = self.task(key, record)
+        sample = self.cache.get(self.place(key), task, lambda: build_sample(record, task, self.pairing))
+        if self.crops is not None:
+            sample = window(self.crops)(sample, draw)
+        if self.augment is not None and source.augmented:
+            sample = self.augment(sample, draw, self.encoder_of(source).seen)
+        if source.max_objects is not None and task == "dense":
+            sample = keep_first(sample, source.max_objects, self.encoder.answer_format.order)
+        return sample, source.prompts, record.where
+
+    def source(self, key: Key) -> OpenSource:
+        """The source of the record behind a key."""
+        return self.sources[self.place(key)[0]]
+
+    def encoder_of(self, source: OpenSource) -> Encoder:
+        """What encodes the samples of one source: the shared encoder, with the source's own pixel budget."""
+        return self.encoder if source.processing is None else replace(self.encoder, processing=source.processing)
+
+    def __getitem__(self, key: Key) -> Features | None:
+        sample, prompts, where = self.sample(key)
+        return self.encoder_of(self.source(key))(sample, prompts.for_task(sample.task), where)
+
+    def _draw(self, key: Key) -> tuple[int, int, int]:
+        return (self.seed, int(key[0]), int(key[1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleDataset(Samples):
+    """Samples of sources that are read whole, by ``(epoch, index)``.
+
+    ``counts`` are the samples each source gives to an epoch.
+    """
+
+    counts: Sequence[int]
     _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-    _stages: dict[int, "SampleDataset"] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -118,51 +187,19 @@ class SampleDataset(Dataset):
             self._epochs[epoch] = expand_epoch(lengths, self.counts, self.seed, epoch)
         return self._epochs[epoch]
 
-    def at(self, step: int, steps: int | None) -> "SampleDataset":
-        """The dataset as the augmentation's phases make it for optimizer step ``step`` (from 0) of ``steps``."""
-        if self.augment is None or not self.augment.phases:
-            return self
-        if step not in self._stages:
-            self._stages.clear()
-            self._stages[step] = replace(self, augment=self.augment.at(step, steps))
-        return self._stages[step]
+    def place(self, key: Key) -> tuple[int, int]:
+        """The number of a sample's source, and of its record there."""
+        source, record = self.rows(key[0])[key[1]].tolist()
+        return source, record
 
-    def where(self, key: Key) -> str:
-        """Where the record behind a key stands: ``train.jsonl:418``."""
-        return self._record(key).where
+    def record(self, key: Key) -> Record:
+        """The record a sample is made of."""
+        source, record = self.place(key)
+        return self.sources[source].records[record]
 
-    def sample(self, key: Key) -> tuple[Sample, Prompts, str]:
-        """The decoded, augmented sample behind a key, its source's prompts, and where its record stands."""
-        epoch, index = key
-        source, record = self.source(key), self._record(key)
-        draw = (self.seed, epoch, int(index))
-        task = choose_task(source.sampling_of(record), self.dense_share, draw)
-        place = tuple(self.rows(epoch)[index].tolist())
-        sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
-        if self.crops is not None:
-            sample = window(self.crops)(sample, draw)
-        if self.augment is not None and source.augmented:
-            sample = self.augment(sample, draw, self.encoder_of(source).seen)
-        if source.max_objects is not None and task == "dense":
-            sample = keep_first(sample, source.max_objects, self.encoder.answer_format.order)
-        return sample, source.prompts, record.where
-
-    def source(self, key: Key) -> OpenSource:
-        """The source of the record behind a key."""
-        epoch, index = key
-        return self.sources[self.rows(epoch)[index, 0]]
-
-    def _record(self, key: Key) -> Record:
-        epoch, index = key
-        return self.source(key).records[int(self.rows(epoch)[index, 1])]
-
-    def encoder_of(self, source: OpenSource) -> Encoder:
-        """What encodes the samples of one source: the shared encoder, with the source's own pixel budget."""
-        return self.encoder if source.processing is None else replace(self.encoder, processing=source.processing)
-
-    def __getitem__(self, key: Key) -> Features | None:
-        sample, prompts, where = self.sample(key)
-        return self.encoder_of(self.source(key))(sample, prompts.for_task(sample.task), where)
+    def opening(self) -> Iterator[Key]:
+        """The keys of the first epoch, in training order."""
+        return ((0, index) for index in shuffled(len(self), self.seed, 0).tolist())
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import Key, SampleDataset, collate
+from qcvl.data.dataset import Key, Samples, collate
 from qcvl.data.encode import Features
 from qcvl.errors import DataError, QcvlError, RecordError
 
@@ -48,14 +48,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Reading:
-    """What each worker process reads just now, in memory they share: rows of a pid, an epoch and an index in it."""
+    """What each worker process reads just now, in memory they share: rows of a pid and a key."""
 
     rows: torch.Tensor
 
     @classmethod
-    def by(cls, workers: int) -> "Reading":
-        """Nothing yet, for so many workers."""
-        return cls(torch.zeros((workers, 3), dtype=torch.int64).share_memory_())
+    def by(cls, workers: int, key_numbers: int) -> "Reading":
+        """Nothing yet, for so many workers and keys of so many numbers."""
+        return cls(torch.zeros((workers, 1 + key_numbers), dtype=torch.int64).share_memory_())
 
     def note(self, key: Key) -> None:
         """Say, in a worker, what it reads now."""
@@ -65,14 +65,14 @@ class Reading:
 
     def last(self, pid: int) -> Key | None:
         """The key that a worker began to read last."""
-        return next(((epoch, index) for found, epoch, index in self.rows.tolist() if found == pid), None)
+        return next((tuple(key) for found, *key in self.rows.tolist() if found == pid), None)
 
 
 @dataclass(frozen=True)
 class Guarded(Dataset):
     """The dataset with a bad sample as a value: its error, raised in a worker, would arrive inside a traceback."""
 
-    dataset: SampleDataset
+    dataset: Samples
     reading: Reading
 
     def __getitem__(self, placed: Placed) -> Features | BadSample | None:
@@ -88,7 +88,7 @@ class Guarded(Dataset):
 class ToRow:
     """Lays encoded samples in a row. With ``keep_going`` a bad one is left out, else its error is the answer."""
 
-    dataset: SampleDataset
+    dataset: Samples
     keep_going: bool
 
     def __call__(self, items: Sequence[Features | BadSample | None]) -> Row | QcvlError:
@@ -107,9 +107,9 @@ class ToRow:
 
     def _stand_in(self) -> Features | None:
         """The first sample that can be encoded, without labels or targets; None where all are overlong."""
-        for index in range(len(self.dataset)):
+        for key in self.dataset.opening():
             try:
-                features = self.dataset[(0, index)]
+                features = self.dataset[key]
             except DataError:
                 continue
             if features is not None:
@@ -147,7 +147,7 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _where(dataset: SampleDataset, key: Key, error: QcvlError) -> str:
+def _where(dataset: Samples, key: Key, error: QcvlError) -> str:
     if isinstance(error, RecordError) and error.path is not None:
         return ":".join(str(part) for part in (error.path, error.line) if part is not None)
     try:

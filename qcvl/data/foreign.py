@@ -51,11 +51,24 @@ def records_of(path: Path, split: str, read: Callable[[Row], Record]) -> Iterato
         DataError: for a file that is missing or cannot be read, or the first sample that is refused.
     """
     for row in read_rows(path, split):
-        try:
-            record = read(row)
-        except RecordError as problem:
-            raise row.located(problem) from None
-        yield replace(record, path=row.file, line=row.line)
+        yield read_row(row, read)
+
+
+def read_row(row: Row, read: Callable[[Row], Record]) -> Record:
+    """What ``read`` makes of one sample; its refusal names file, line and field."""
+    try:
+        record = read(row)
+    except RecordError as problem:
+        raise row.located(problem) from None
+    return replace(record, path=row.file, line=row.line)
+
+
+def line_row(text: bytes, file: Path, line: int) -> Row:
+    """The one sample on a line; raises RecordError for a line that holds something else."""
+    value = _parsed(text, file, line)
+    if not isinstance(value, dict):
+        raise RecordError(f"is {describe(value)}; expected one sample", path=file, line=line)
+    return next(_entries(value, file, line))
 
 
 def read_rows(path: Path, split: str) -> Iterator[Row]:
@@ -183,16 +196,16 @@ def _table_rows(file: Path) -> Iterator[Row]:
             batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if is_file else iter(opened)
         rows = (row for batch in batches for row in batch.to_pylist())
         for index, row in enumerate(rows):
-            yield Row(_without_null(row), file, None, f"[{index}]")
+            yield Row(without_null(row), file, None, f"[{index}]")
     except pa.ArrowException as error:
         raise DataError(f"{file} cannot be read as {file.suffix[1:]}: {error}; write it again") from error
 
 
-def _without_null(value: Any) -> Any:
+def without_null(value: Any) -> Any:
     """The value without null fields, which a table has wherever another row has something."""
     if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    return [_without_null(item) for item in value] if isinstance(value, list) else value
+        return {key: without_null(item) for key, item in value.items() if item is not None}
+    return [without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def _data_url(content: bytes, field: str) -> str:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from qcvl.augment.crop import SampleCrop
-from qcvl.data.dataset import OpenSource, SampleDataset
+from qcvl.data.dataset import OpenSource, SampleDataset, Samples
 from qcvl.data.images import image_size
 from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.samples import keep_first, outline
@@ -59,7 +59,7 @@ class EpochLengths:
         return np.sort(np.concatenate(bounds).astype(np.int64))[::-1]
 
 
-def sample_length(dataset: SampleDataset, source: OpenSource, record: Record, task: Task) -> int:
+def sample_length(dataset: Samples, source: OpenSource, record: Record, task: Task) -> int:
     """Tokens of one sample; ``max_length`` at most, and for a photo that cannot be read."""
     encoder = dataset.encoder_of(source)
     try:

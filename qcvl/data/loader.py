@@ -1,68 +1,52 @@
-"""The training loader: batches in a planned order, each knowing its optimizer step's label count, resumable exactly."""
+"""The training loader of whole sources: batches in a planned order, resumable exactly."""
 
 import zlib
-from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
 from qcvl.data.course import Course
-from qcvl.data.dataset import SampleDataset, step_counts
-from qcvl.data.fetching import Guarded, Placed, Reading, Row, ToRow, lost_worker, one_thread
-from qcvl.data.health import check_batch
+from qcvl.data.dataset import SampleDataset
+from qcvl.data.fetching import Placed
+from qcvl.data.handover import Part, StepLoader
 from qcvl.data.lengths import EpochLengths
 from qcvl.data.packing import Plan, TokenBudget, fixed_count
 from qcvl.data.sampling import shuffled, step_order
-from qcvl.errors import CheckpointError, QcvlError
+from qcvl.errors import CheckpointError
 
 
-class TrainLoader:
+class TrainLoader(StepLoader):
     """Iterate one epoch per ``__iter__``; the order is a pure function of (seed, epoch), never of workers or resume.
-
-    It looks one optimizer step ahead: each micro-batch carries ``step_labels`` (``step_cells``), the label tokens
-    (visual tokens) that all of the step's micro-batches on this rank hold together, so that the loss can be a token
-    mean over the whole step. A step never spans two epochs. The state counts batches handed over, not fetched.
 
     Args:
         dataset: samples by (epoch, index).
         batch_size: samples of a micro-batch.
         token_budget: tokens of a micro-batch, in place of ``batch_size``; None for a fixed count.
-        keep_going: leave a sample that cannot be read out of its batch, which then names it under ``bad``, and go on.
-        accumulate: micro-batches of an optimizer step.
-        rank: this process's number.
-        world_size: how many processes share an epoch.
-        num_workers: processes that load samples.
+        hands: see ``StepLoader``.
     """
 
-    def __init__(
-        self,
-        dataset: SampleDataset,
-        *,
-        batch_size: int,
-        token_budget: int | None,
-        keep_going: bool,
-        accumulate: int,
-        rank: int,
-        world_size: int,
-        num_workers: int,
-    ) -> None:
-        self.dataset, self.batch_size, self.accumulate = dataset, batch_size, accumulate
-        self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
-        self.token_budget, self.keep_going = token_budget, keep_going
-        self.epoch, self.handed_over = 0, 0
-        self.guarded = Guarded(dataset, Reading.by(num_workers))
+    def __init__(self, dataset: SampleDataset, *, batch_size: int, token_budget: int | None, **hands: Any) -> None:
+        super().__init__(dataset, **hands)
+        self.dataset, self.batch_size, self.token_budget = dataset, batch_size, token_budget
         self._planned: tuple[int, Plan] | None = None
         if token_budget is not None:
             self._lengths = EpochLengths(dataset)
-            self._budget = TokenBudget(self._lengths.longest(), token_budget, world_size)
+            self._budget = TokenBudget(self._lengths.longest(), token_budget, self.world_size)
         self._length = len(self._plan(0))
-        self.course = Course.of(self._length, accumulate)
+        self.course = Course.of(self._length, self.accumulate)
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def part(self) -> Part:
+        """The epoch."""
+        return Part("epoch", self.epoch, len(self.dataset))
+
+    def coming(self) -> list[list[Placed]]:
+        """This rank's batches from where the loader is to the end of the epoch."""
+        return self._placed(self.epoch)[self.handed_over :]
 
     def _plan(self, epoch: int) -> Plan:
         """The batches of all ranks in one epoch."""
@@ -84,53 +68,6 @@ class TrainLoader:
             [Placed((epoch, index), step, self.course.steps) for index in batches[self.rank]] for step, batches in pairs
         ]
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        if self.handed_over >= len(self):
-            self.epoch, self.handed_over = self.epoch + 1, 0
-        loader = DataLoader(
-            self.guarded,
-            batch_sampler=self._placed(self.epoch)[self.handed_over :],
-            collate_fn=ToRow(self.dataset, self.keep_going),
-            num_workers=self.num_workers,
-            worker_init_fn=one_thread,
-            generator=torch.Generator(),  # its own: drawing worker seeds must not move the global stream
-        )
-        step: list[Row] = []
-        for position, row in enumerate(self._rows(loader), start=self.handed_over + 1):
-            if not row.hollow:
-                check_batch(row.batch, self.dataset.encoder.processing.family.merge_size)
-            step.append(row)
-            if position % self.accumulate and position < len(self):
-                continue
-            counts = step_counts([row.batch for row in step if not row.hollow])
-            for ready in step:
-                self.handed_over += 1
-                yield {**ready.batch, **counts, **({"bad": ready.bad} if ready.bad else {})}
-            step = []
-
-    def _rows(self, loader: DataLoader) -> Iterator[Row]:
-        """The rows of a loader; what stops the run arrives as one error."""
-        try:
-            for row in loader:
-                if isinstance(row, QcvlError):
-                    raise row
-                yield row
-        except RuntimeError as error:
-            raise lost_worker(error, self.guarded) or error from None
-
-    @property
-    def sampler(self) -> "TrainLoader":
-        """The loader itself: Lightning calls ``sampler.set_epoch`` before each epoch."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of ``epoch``, unless that is where the loader is or goes on.
-
-        Needed by a run resumed between two epochs: Lightning gives the loader's state back within an epoch only.
-        """
-        if epoch != self.epoch:
-            self.epoch, self.handed_over = epoch, 0
-
     def state_dict(self) -> dict[str, Any]:
         """Which epoch, how many of its batches were handed over, and what tells its plan from others."""
         plan = {"length": len(self), "plan": _checksum(self._plan(self.epoch))}
@@ -146,6 +83,8 @@ class TrainLoader:
             "the data, data.batch_size, data.token_budget or the number of ranks changed; resume with what the run was "
             "started with"
         )
+        if "length" not in state:
+            raise CheckpointError("the checkpoint's run read streams; set data.shuffle_buffer to what it was then")
         if state["length"] != len(self):
             raise CheckpointError(
                 f"the checkpoint's epoch has {state['length']} batches, this run's has {len(self)}: {changed}"

@@ -7,7 +7,8 @@ import numpy as np
 from qcvl.data.settings import Sampling
 from qcvl.schema.types import Task
 
-_TASK, _ORDER, _SHARE, _STEPS = 1, 2, 3, 4  # separate random streams, so that adding one draw never moves another
+# Separate random streams, so that adding one draw never moves another.
+_TASK, _ORDER, _SHARE, _STEPS, _SHARDS, _SOURCES, _BLOCK = range(1, 8)
 
 
 def choose_task(sampling: Sampling, dense_share: float, key: tuple[int, int, int]) -> Task:
@@ -69,3 +70,22 @@ def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
 def step_order(seed: int, epoch: int) -> np.random.Generator:
     """What decides the order of an epoch's steps, where their samples are chosen by length."""
     return np.random.default_rng([_STEPS, seed, epoch])
+
+
+def shard_order(count: int, seed: int, source: int, lap: int) -> np.ndarray:
+    """In which order a lap of a stream reads its shards, int64 ``[count]``."""
+    return np.random.default_rng([_SHARDS, seed, source, lap]).permutation(count)
+
+
+def block_sources(size: int, weights: Sequence[float], seed: int, block: int) -> np.ndarray:
+    """The source of each place of a block, int64 ``[size]``, each drawn by itself in proportion to ``weights``.
+
+    So a source whose share of a block is below one record comes as often as it should over many blocks.
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    return np.random.default_rng([_SOURCES, seed, block]).choice(len(shares), size, p=shares / shares.sum())
+
+
+def block_order(size: int, seed: int, block: int) -> np.ndarray:
+    """In which order a block of a stream is shown, int64 ``[size]``."""
+    return np.random.default_rng([_BLOCK, seed, block]).permutation(size)

@@ -1,6 +1,5 @@
 """What a run reads: sources, sampling and batches. Torch-free: the loader and the encoder are imported in setup()."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
+from qcvl.data.stream_source import FORMS, PERCENT, StreamSource
 from qcvl.errors import ConfigError, DataError
 from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
@@ -33,7 +33,6 @@ def _known_format(name: str) -> str:
 Format = Annotated[str, AfterValidator(_known_format)]
 Sampling = Literal["dense", "summary", "mixed", "chat"]
 FOREIGN_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".txt")
-_PERCENT = re.compile(r"(.+)%(\d+(?:\.\d+)?)")
 logger = get_logger(__name__)
 
 
@@ -89,6 +88,10 @@ class JsonlSource:
 
         return JsonlRecords(self.path)
 
+    def streamed(self, block: int) -> StreamSource:
+        """The shards that the path means, as a stream that is read ``block`` records at a time."""
+        return StreamSource(block=block, form="jsonl", root=None, **vars(self))
+
 
 @settings
 class JsonlPart(JsonlSource):
@@ -102,6 +105,11 @@ class JsonlPart(JsonlSource):
         count = max(1, round(len(records) * self.percent / 100))
         drawn = np.random.default_rng(0).permutation(len(records))[:count]
         return records.part(np.sort(drawn))
+
+    def streamed(self, block: int) -> StreamSource:
+        """Refused: nobody counts the lines of a stream."""
+        whole = {name: value for name, value in vars(self).items() if name != "percent"}
+        return JsonlSource(**whole | {"path": f"{self.path}%{self.percent:g}"}).streamed(block)
 
 
 @settings
@@ -130,6 +138,16 @@ class FormatSource:
         for line in summarize(notices):
             logger.warning("%s: %s", self.path, line)
         return records
+
+    def streamed(self, block: int) -> StreamSource:
+        """The shards that the path means, as a stream; raises ConfigError for formats that are not of one line each."""
+        if self.format not in FORMS:
+            raise ConfigError(
+                f"data.train: {self.path} of format {self.format} is no stream, which are lines or rows of the record "
+                "contract or of messages; convert it, or set data.shuffle_buffer=null"
+            )
+        shared = {name: getattr(self, name) for name in ("path", "root", "repeat", "task", "prompts")}
+        return StreamSource(block=block, form=self.format, **shared)
 
 
 @settings
@@ -178,8 +196,13 @@ class Data:
     ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
     ``max_pixels`` take the place of the model's budget for a photo.
 
-    A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's samples: then it
-    is left out, counted and named.
+    With a ``shuffle_buffer`` the training sources are streams: they are never read or indexed as a whole, a path may
+    also be a folder or a pattern of JSONL and Parquet files, and what is shuffled are blocks of so many records, all
+    sources taken together by their ``weights`` (see ``data.blocks``). A stream has no end and no epochs: it needs
+    ``trainer.max_steps``. Before training the first block is checked, and any other record when it is read.
+
+    A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's (or a block's)
+    samples: then it is left out, counted and named.
     """
 
     train: Sources | None
@@ -195,6 +218,7 @@ class Data:
     num_workers: int = Field(ge=0)
     overlong: Literal["error", "drop", "shrink_image"]
     max_bad_fraction: float = Field(ge=0, le=1)
+    shuffle_buffer: int | None = Field(gt=0)
     sample_limit: int | None = Field(gt=0)
     epoch_samples: int | None = Field(gt=0)
     weights: dict[str, Annotated[float, Field(gt=0)]] | None
@@ -223,6 +247,8 @@ class Data:
                     _split_percent(path)
                 except ConfigError as problem:
                     problems.append(str(problem))
+        if self.shuffle_buffer is not None:
+            problems += self._unstreamable(self.shuffle_buffer)
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -231,7 +257,10 @@ class Data:
 
     def sources(self, split: Literal["train", "val"]) -> dict[str, Source]:
         """The sources of one split by name; a bare path is the source ``val`` (or ``train``) shown once an epoch."""
-        return {name: self._as_source(source, split) for name, source in self._named(split).items()}
+        named = self._named(split)
+        if split == "train" and self.shuffle_buffer is not None:
+            return {name: self._as_stream(source, self.shuffle_buffer) for name, source in named.items()}
+        return {name: self._as_source(source, split) for name, source in named.items()}
 
     def _named(self, split: str) -> dict[str, str | Source]:
         given = getattr(self, split)
@@ -241,13 +270,36 @@ class Data:
         """A path as a source, and one that ends in ``%N`` as a part of its file."""
         if not isinstance(source, str):
             return _part_of(source)
-        once: dict[str, Any] = {"path": source, "repeat": 1, "task": None, "prompts": None}
         if self.format is None and (Path(source).is_dir() or source.endswith(FOREIGN_SUFFIXES)):
             raise DataError(f"{source} is no JSONL file; say what it is: data.format=coco (or labelme, cvat, …)")
+        return _part_of(self._of_path(source, split))
+
+    def _of_path(self, path: str, split: Literal["train", "val"]) -> JsonlSource | FormatSource:
+        once: dict[str, Any] = {"path": path, "repeat": 1, "task": None, "prompts": None}
         root = self.photo_root()
         if self.format is None and root is None:
-            return _part_of(JsonlSource(**once))
+            return JsonlSource(**once)
         return FormatSource(format=self.format or "jsonl", split=split, root=root, **once)
+
+    def _as_stream(self, source: str | Source, block: int) -> StreamSource:
+        """A source as a stream; raises ConfigError for one that cannot be read so."""
+        source = self._of_path(source, "train") if isinstance(source, str) else source
+        if isinstance(source, JsonlSource | FormatSource):
+            return source.streamed(block)
+        raise ConfigError(f"data.train: a {type(source).__name__} is no stream; set data.shuffle_buffer=null")
+
+    def _unstreamable(self, block: int) -> Iterator[str]:
+        """What keeps the training sources from being streams."""
+        named = self._named("train")
+        if len(named) > 1 and self.weights is None:
+            yield "data.weights: streams have no lengths to mix them by; give each source of data.train a weight"
+        if self.epoch_samples is not None:
+            yield "data.epoch_samples: streams have no epochs; leave it null and set trainer.max_steps"
+        for source in named.values():
+            try:
+                self._as_stream(source, block)
+            except ConfigError as problem:
+                yield str(problem)
 
     def photo_root(self) -> str | None:
         """The folder of the photos that plain paths name; None: where their files say."""
@@ -299,7 +351,7 @@ def _part_of(source: Source) -> Source:
 
 def _split_percent(path: str) -> tuple[str, float | None]:
     """A path and the percentage that follows it (``train.jsonl%30``), unless a file is really called so."""
-    match = None if Path(path).is_file() else _PERCENT.fullmatch(path)
+    match = None if Path(path).is_file() else PERCENT.fullmatch(path)
     if match is None:
         return path, None
     if not 0 < float(match[2]) <= 100:

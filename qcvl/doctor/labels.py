@@ -6,7 +6,7 @@ Nothing in it draws a random number: a sample is a pure function of its key, so 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from qcvl.data.chat import IGNORE, IMAGE_PAD
-from qcvl.data.dataset import Key, SampleDataset, collate
+from qcvl.data.dataset import Key, Samples, collate
 from qcvl.data.health import check_batch
 from qcvl.data.label_kinds import LabelKind, answer_kinds
-from qcvl.data.sampling import shuffled
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
 from qcvl.models.text import character_ends, decoded
@@ -96,14 +95,14 @@ class LabelAudit:
         }
 
 
-def audit_labels(dataset: SampleDataset, count: int = SAMPLES, *, keep_going: bool = False) -> LabelAudit:
-    """Encode the first ``count`` samples of the first epoch, in training order, and read them back token by token.
+def audit_labels(dataset: Samples, count: int = SAMPLES, *, keep_going: bool = False) -> LabelAudit:
+    """Encode the first ``count`` samples of a run, in training order, and read them back token by token.
 
     Raises:
         DataError: for a sample that cannot be encoded or breaks a rule of ``check_batch``; names where it stands. With
             ``keep_going``, as training does then, only where this is so of all of them.
     """
-    keys = [(0, int(index)) for index in shuffled(len(dataset), dataset.seed, 0)[:count]]
+    keys = list(islice(dataset.opening(), count))
     first = dataset.at(0, None)  # as the run's first step sees it
     samples: list[AuditedSample | None] = []
     refused: DataError | None = None
@@ -120,7 +119,7 @@ def audit_labels(dataset: SampleDataset, count: int = SAMPLES, *, keep_going: bo
     return LabelAudit(kept, len(samples) - len(kept))
 
 
-def audit_sample(dataset: SampleDataset, key: Key) -> AuditedSample | None:
+def audit_sample(dataset: Samples, key: Key) -> AuditedSample | None:
     """One sample as the model gets it; None where it is dropped as overlong."""
     where, processing = dataset.where(key), dataset.encoder.processing
     try:

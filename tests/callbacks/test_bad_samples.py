@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qcvl.callbacks.bad_samples import BadSamples
+from qcvl.data.handover import Part
 from qcvl.errors import DataError
 from tests.callbacks.conftest import QUIET
 from tests.callbacks.test_resume import SAVING, Kill, Killed
@@ -79,7 +80,7 @@ def test_ranks_count_together_and_stop_at_the_same_step(tmp_path):
     module = [SimpleNamespace(device="cpu", log=lambda k, v, own=own, **_: own.update({k: v})) for own in logs]
     strategy = SimpleNamespace(reduce=lambda value, reduce_op: {"sum": torch.tensor(3)}[reduce_op])  # 2 here, 1 there
     here = {"global_step": 0, "current_epoch": 0, "world_size": 2, "strategy": strategy}
-    trainer = SimpleNamespace(**here, train_dataloader=SimpleNamespace(dataset=range(10)))
+    trainer = SimpleNamespace(**here, train_dataloader=SimpleNamespace(part=Part("epoch", 0, 10)))
     for rank, (callback, count) in enumerate(zip(ranks, (2, 1), strict=True)):
         bad = [{"where": f"rank {rank}", "problem": "p"}] * count
         callback.on_train_batch_start(trainer, module[rank], {"bad": bad}, 0)

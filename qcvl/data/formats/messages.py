@@ -38,7 +38,7 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
         RecordError: for a part of another type or with keys of another type, an image in an answer, images without a
             place, or turns in an order that cannot be trained; names file, line and field.
     """
-    return records_of(path, split, lambda row: _record(row, root or row.file.parent))
+    return records_of(path, split, lambda row: record_of(row, root or row.file.parent))
 
 
 def write_chats(records: Iterable[Record], output: Path) -> list[Notice]:
@@ -72,7 +72,8 @@ def read_parts(turn: Turn, images: Images, base: Path) -> tuple[str | Place, ...
     return tuple(parts)
 
 
-def _record(row: Row, base: Path) -> Record:
+def record_of(row: Row, base: Path) -> Record:
+    """The chat record of one sample; paths start from ``base``."""
     fields = row.fields
     refuse_other_media(fields)
     images = Images([image_value(value, base, name) for name, value in listed_images(fields)])
