@@ -13,6 +13,7 @@ from qcvl.data.cache import SampleCache
 from qcvl.data.course import Course
 from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
 from qcvl.data.encode import Encoder, true_answer
+from qcvl.data.grouping import grouped
 from qcvl.data.images import image_size
 from qcvl.data.loader import TrainLoader
 from qcvl.data.sampling import epoch_counts
@@ -115,6 +116,8 @@ class VLDataModule(pl.LightningDataModule):
             None if data.weights is None else [data.weights[source.name] for source in sources],
             data.epoch_samples,
         )
+        if data.images_per_user_turn is not None:
+            sources, counts = grouped(sources, counts, data.images_per_user_turn, self.pairing)
         return self._dataset(sources, counts, self.encoder(grounding=self.grounding), self.augment, data.cache_mb)
 
     def _mixed(self, source: OpenSource) -> OpenSource:

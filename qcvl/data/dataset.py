@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ from qcvl.data.completeness import missing_parts, sampling_of
 from qcvl.data.encode import Encoder, Features
 from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.label_kinds import LABEL_KINDS
-from qcvl.data.samples import build_sample, keep_first
-from qcvl.data.sampling import choose_task, expand_epoch
+from qcvl.data.samples import build_sample, joined, keep_first
+from qcvl.data.sampling import choose_task, expand_epoch, group_count, group_epoch
 from qcvl.data.settings import Sampling, Source
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
-from qcvl.schema.types import Pairing, Sample
+from qcvl.schema.types import Pairing, Sample, Task
 
 FILL = 128  # mid-grey where a window reaches beyond its photo, in training as in tiles
 CLASS_LIMIT = 255  # descs the auxiliary grounding loss tells apart
@@ -39,6 +39,7 @@ class OpenSource:
     ``fixed`` says that ``sampling`` is the source's own task and not the run's.
     ``limit`` bounds the records that are used, the first of them. ``augmented`` says whether its samples are varied,
     ``max_objects`` how many objects they list, ``processing`` the pixel budget of its photos where it is not the run's.
+    ``together`` records, of one photo each, make a sample; ``complete`` says what it says of a ``Source``.
     """
 
     name: str
@@ -51,6 +52,8 @@ class OpenSource:
     augmented: bool = True
     max_objects: int | None = None
     processing: Processing | None = None
+    together: int = 1
+    complete: bool = False
 
     def sampling_of(self, record: Record) -> Sampling:
         """What samples of one of its records are."""
@@ -72,7 +75,7 @@ def open_source(name: str, source: Source, sampling: Sampling, prompts: Prompts)
     if not len(records):
         raise DataError(f"source {name} has no records")
     own, fixed = source.prompts or prompts, source.task is not None
-    opened = OpenSource(name, records, source.repeat, source.task or sampling, own, fixed)
+    opened = OpenSource(name, records, source.repeat, source.task or sampling, own, fixed, complete=source.complete)
     if not source.complete or opened.sampling == "chat":  # complete ones have objects and a summary, no messages
         _check_complete(opened)
     return opened
@@ -87,12 +90,28 @@ def _check_complete(source: OpenSource) -> None:
             raise problem
 
 
+class Epoch(NamedTuple):
+    """What an epoch shows, before shuffling; sample ``i`` is of the rows ``order[starts[i]:starts[i + 1]]``.
+
+    ``rows`` int64 ``[n, 2]`` are (source, record) of each show of a record, ``order`` int64 ``[n]``, ``starts`` int64
+    ``[samples + 1]``. Where every sample is of one record, sample ``i`` is of row ``i``.
+    """
+
+    rows: np.ndarray
+    order: np.ndarray
+    starts: np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleDataset(Dataset):
     """Encoded samples by ``(epoch, index)``: equal keys give equal features in every worker, rank and run.
 
-    ``counts`` are the samples each source gives to an epoch, ``pairing`` says what is seen of a photo and its template,
-    ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills its own).
+    ``counts`` are the shows of records each source gives to an epoch, ``pairing`` says what is seen of a photo and its
+    template, ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills its own).
+
+    A sample is of one record, or of as many of one source as that has ``together``: an epoch is then as long as there
+    are such groups, and which records meet is drawn anew in each. Every record is cut, varied and capped as it would be
+    by itself, with draws of its own (one random stream for all, where ``augment.share_draw`` says so).
     """
 
     sources: Sequence[OpenSource]
@@ -104,19 +123,31 @@ class SampleDataset(Dataset):
     pairing: Pairing | None
     crops: SampleCrop | None
     cache: SampleCache
-    _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _epochs: dict[int, Epoch] = field(default_factory=dict, repr=False)
     _stages: dict[int, "SampleDataset"] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        pairs = zip(self.sources, self.counts, strict=True)
+        return sum(group_count(source.count, count, source.together) for source, count in pairs)
 
-    def rows(self, epoch: int) -> np.ndarray:
-        """Int64 ``[n, 2]``: (source, record) of each sample of an epoch, before shuffling."""
+    def epoch(self, epoch: int) -> Epoch:
+        """What an epoch shows."""
         if epoch not in self._epochs:
             self._epochs.clear()
-            lengths = [source.count for source in self.sources]
-            self._epochs[epoch] = expand_epoch(lengths, self.counts, self.seed, epoch)
+            lengths, together = zip(*((source.count, source.together) for source in self.sources), strict=True)
+            rows = expand_epoch(lengths, self.counts, self.seed, epoch)
+            self._epochs[epoch] = Epoch(rows, *group_epoch(lengths, self.counts, together, self.seed, epoch))
         return self._epochs[epoch]
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """Int64 ``[n, 2]``: (source, record) of each show of a record in an epoch."""
+        return self.epoch(epoch).rows
+
+    def members(self, key: Key) -> list[int]:
+        """The rows of the records that a sample is of."""
+        epoch, index = key
+        _, order, starts = self.epoch(epoch)
+        return order[starts[index] : starts[index + 1]].tolist()
 
     def at(self, step: int, steps: int | None) -> "SampleDataset":
         """The dataset as the augmentation's phases make it for optimizer step ``step`` (from 0) of ``steps``."""
@@ -128,33 +159,38 @@ class SampleDataset(Dataset):
         return self._stages[step]
 
     def where(self, key: Key) -> str:
-        """Where the record behind a key stands: ``train.jsonl:418``."""
-        return self._record(key).where
+        """Where the record (or records) behind a key stands: ``train.jsonl:418``."""
+        return " and ".join(self._record(key[0], row).where for row in self.members(key))
 
     def sample(self, key: Key) -> tuple[Sample, Prompts, str]:
-        """The decoded, augmented sample behind a key, its source's prompts, and where its record stands."""
+        """The decoded, augmented sample behind a key, its source's prompts, and where its records stand."""
         epoch, index = key
-        source, record = self.source(key), self._record(key)
-        draw = (self.seed, epoch, int(index))
-        task = choose_task(source.sampling_of(record), self.dense_share, draw)
-        place = tuple(self.rows(epoch)[index].tolist())
+        source, members = self.source(key), self.members(key)
+        sampling = source.sampling_of(self._record(epoch, members[0]))
+        task = choose_task(sampling, self.dense_share, (self.seed, epoch, int(index)))
+        shares = len(members) > 1 and self.augment is not None and self.augment.share_draw
+        samples = [self._shown(source, epoch, row, task, members[0] if shares else row) for row in members]
+        return joined(samples), source.prompts, self.where(key)
+
+    def _shown(self, source: OpenSource, epoch: int, row: int, task: Task, stream: int) -> Sample:
+        """One record as it is seen and spoken of; its window is drawn by its row, augmentation by ``stream``."""
+        record, place = self._record(epoch, row), tuple(self.rows(epoch)[row].tolist())
         sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
         if self.crops is not None:
-            sample = window(self.crops)(sample, draw)
+            sample = window(self.crops)(sample, (self.seed, epoch, row))
         if self.augment is not None and source.augmented:
-            sample = self.augment(sample, draw, self.encoder_of(source).seen)
+            sample = self.augment(sample, (self.seed, epoch, stream), self.encoder_of(source).seen)
         if source.max_objects is not None and task == "dense":
             sample = keep_first(sample, source.max_objects, self.encoder.answer_format.order)
-        return sample, source.prompts, record.where
+        return sample
 
     def source(self, key: Key) -> OpenSource:
-        """The source of the record behind a key."""
-        epoch, index = key
-        return self.sources[self.rows(epoch)[index, 0]]
+        """The source of the records behind a key."""
+        return self.sources[self.rows(key[0])[self.members(key)[0], 0]]
 
-    def _record(self, key: Key) -> Record:
-        epoch, index = key
-        return self.source(key).records[int(self.rows(epoch)[index, 1])]
+    def _record(self, epoch: int, row: int) -> Record:
+        source, number = self.rows(epoch)[row].tolist()
+        return self.sources[source].records[number]
 
     def encoder_of(self, source: OpenSource) -> Encoder:
         """What encodes the samples of one source: the shared encoder, with the source's own pixel budget."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from qcvl.augment.telemetry import added
 from qcvl.data.images import load_image
 from qcvl.data.pairs import pair_images
 from qcvl.errors import DataError, RecordError
@@ -73,6 +74,32 @@ def sample_of(record: Record, task: Task, images: Sequence[np.ndarray]) -> Sampl
         messages=record.messages,
         kept_indices=tuple(range(count)),
         coverages=(1.0,) * count,
+    )
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """One sample of the photos of several records, to be spoken of together and judged apart; one stays as it is.
+
+    Raises:
+        DataError: for a record that shows another number of photos than one.
+    """
+    first, *others = samples
+    if not others:
+        return first
+    if any(len(sample.images) != 1 for sample in samples):
+        raise DataError(
+            "a record of several photos cannot share a turn with others; set data.images_per_user_turn=null"
+        )
+    notes = [replace(note, image=number) for number, sample in enumerate(samples) for note in sample.annotations]
+    return replace(
+        first,
+        images=tuple(sample.images[0] for sample in samples),
+        annotations=tuple(notes),
+        summary=None,
+        summaries=tuple(sample.summary for sample in samples),
+        kept_indices=tuple(index for sample in samples for index in sample.kept_indices),
+        coverages=tuple(share for sample in samples for share in sample.coverages),
+        telemetry=added(sample.telemetry for sample in samples),
     )
 
 

@@ -42,8 +42,8 @@ class Source(Protocol):
     """Where records come from: any settings object with these fields and ``open()``, named by its dotted path.
 
     ``repeat`` is how often an epoch shows each record (a fraction shows a part), ``task`` overrides the run's sampling
-    and ``prompts`` the run's prompts for this source. ``complete`` says that every record has objects and a summary by
-    construction, so nobody needs to look.
+    and ``prompts`` the run's prompts for this source. ``complete`` says that every record has one photo, objects and a
+    summary by construction, so nobody needs to look.
     """
 
     @property
@@ -63,7 +63,7 @@ class Source(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether every record has objects and a summary by construction."""
+        """Whether every record has one photo, objects and a summary by construction."""
         ...
 
     def open(self) -> Sequence[Record]:
@@ -178,6 +178,12 @@ class Data:
     ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
     ``max_pixels`` take the place of the model's budget for a photo.
 
+    With ``images_per_user_turn`` that many records of a source, drawn anew each epoch, are one training sample: their
+    photos stand in one user turn and the answer is keyed by photo (``{"image_1": …, "image_2": …}``). Records still
+    count one by one (``repeat``, ``weights``, ``epoch_samples``, ``max_objects``), and each is cut and augmented by
+    itself; samples (``batch_size``, ``max_bad_fraction``) are groups, of one task each. What is left over is a smaller
+    group; a record left alone, a conversation and a record that shows several photos are samples as without.
+
     A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's samples: then it
     is left out, counted and named.
     """
@@ -204,6 +210,7 @@ class Data:
     max_pixels: dict[str, PositiveInt] | None
     pair: Pairing | None
     crops: SampleCrop | None
+    images_per_user_turn: PositiveInt | None
     cache_mb: int = Field(ge=0)
 
     def __post_init__(self) -> None:

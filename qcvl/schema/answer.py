@@ -140,9 +140,10 @@ def parse_answer(
 ) -> Answer:
     """The annotations in a model's text, in the order it wrote them, in pixels of ``size_wh``; it never raises.
 
-    Both forms, by image or not, both point styles and both description keys are read. Objects with a bad geometry are dropped and make
-    the status ``repaired``, as do missing descriptions (kept as ``""``), foreign keys and fences. A truncated text
-    keeps its complete objects only. Coordinates outside the frame stay as written: they are measured, not hidden.
+    Both forms, by image or not, both point styles and both description keys are read. Objects with a bad geometry are
+    dropped and make the status ``repaired``, as do missing descriptions (kept as ``""``), foreign keys, fences, and
+    keys of other images than the given ones. A truncated text keeps its complete objects only. Coordinates outside the
+    frame stay as written: they are measured, not hidden.
     """
     sizes = _sizes(size_wh, image_count)
     found = find_objects(text)

@@ -51,9 +51,9 @@ _OPENING = {"}": "{", "]": "["}
 def find_objects(text: str) -> FoundObjects:
     """The objects a model listed, in the order it wrote them.
 
-    ``strict`` is exactly one JSON list or one ``{"object_1": …}``, or ``{"image_1": …}`` of these; ``repaired`` had to leave something aside (a fence,
-    prose, a wrapper, a duplicate name, broken JSON); ``truncated`` ends inside an open bracket, string or thought;
-    ``failed`` holds no object with a geometry and is not an empty answer.
+    ``strict`` is exactly one JSON list or one ``{"object_1": …}``, or ``{"image_1": …}`` of these; ``repaired`` had to
+    leave something aside (a fence, prose, a wrapper, a duplicate name, broken JSON); ``truncated`` ends inside an open
+    bracket, string or thought; ``failed`` holds no object with a geometry and is not an empty answer.
     """
     found = _from_json(text.strip())
     if found is not None:
