@@ -99,9 +99,7 @@ class JsonlPart(JsonlSource):
     def open(self) -> "JsonlRecords":
         """At least one record, drawn from all over the file and in its order."""
         records = super().open()
-        count = max(1, round(len(records) * self.percent / 100))
-        drawn = np.random.default_rng(0).permutation(len(records))[:count]
-        return records.part(np.sort(drawn))
+        return records.part(_drawn(len(records), self.percent))
 
 
 @settings
@@ -130,6 +128,18 @@ class FormatSource:
         for line in summarize(notices):
             logger.warning("%s: %s", self.path, line)
         return records
+
+
+@settings
+class FormatPart(FormatSource):
+    """``percent`` of the records of a data set read in place, always the same ones: ``instances.json%30``."""
+
+    percent: float = Field(gt=0, le=100)
+
+    def open(self) -> Sequence[Record]:
+        """At least one record, drawn as those of a JSONL file are."""
+        records = super().open()
+        return [records[row] for row in _drawn(len(records), self.percent).tolist()] if records else records
 
 
 @settings
@@ -172,7 +182,7 @@ class Data:
     which each process that loads samples keeps decoded photos: worth it where ``repeat`` shows each photo many times.
 
     A micro-batch is ``batch_size`` samples, or with a ``token_budget`` as many samples of about one length as make up
-    that many tokens. A path may end in ``%N``: N percent of the file's records, always the same ones. An epoch shows
+    that many tokens. A path may end in ``%N``: N percent of its records, always the same ones, in any format. An epoch shows
     each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its length
     where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
     ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
@@ -225,9 +235,8 @@ class Data:
             problems.append(f"data.weights: has no weight for {', '.join(lacking)}; give each source of data.train one")
         for split in ("train", "val"):
             for source in self._named(split).values():
-                path = source if isinstance(source, str) else source.path if type(source) is JsonlSource else ""
                 try:
-                    _split_percent(path)
+                    _split_percent(source) if isinstance(source, str) else _part_of(source)
                 except ConfigError as problem:
                     problems.append(str(problem))
         if problems:
@@ -249,12 +258,13 @@ class Data:
         if not isinstance(source, str):
             return _part_of(source)
         once: dict[str, Any] = {"path": source, "repeat": 1, "task": None, "prompts": None}
-        if self.format is None and (Path(source).is_dir() or source.endswith(FOREIGN_SUFFIXES)):
-            raise DataError(f"{source} is no JSONL file; say what it is: data.format=coco (or labelme, cvat, …)")
+        path, _ = _split_percent(source)
+        if self.format is None and (Path(path).is_dir() or path.endswith(FOREIGN_SUFFIXES)):
+            raise DataError(f"{path} is no JSONL file; say what it is: data.format=coco (or labelme, cvat, …)")
         root = self.photo_root()
         if self.format is None and root is None:
             return _part_of(JsonlSource(**once))
-        return FormatSource(format=self.format or "jsonl", split=split, root=root, **once)
+        return _part_of(FormatSource(format=self.format or "jsonl", split=split, root=root, **once))
 
     def photo_root(self) -> str | None:
         """The folder of the photos that plain paths name; None: where their files say."""
@@ -296,17 +306,25 @@ class DeepPCBData(Data):
         """``root`` is that of the lists made here; other files say themselves where their photos are."""
 
 
+_WHOLE: dict[type, type[JsonlPart] | type[FormatPart]] = {JsonlSource: JsonlPart, FormatSource: FormatPart}
+
+
 def _part_of(source: Source) -> Source:
-    """The source, or the part of its file that a path ending in ``%N`` asks for."""
-    if type(source) is not JsonlSource:
+    """The source, or the part of its file or folder that a path ending in ``%N`` asks for."""
+    if not isinstance(source, JsonlSource | FormatSource) or type(source) not in _WHOLE:
         return source
     path, percent = _split_percent(source.path)
-    return source if percent is None else JsonlPart(**{**vars(source), "path": path, "percent": percent})
+    return source if percent is None else _WHOLE[type(source)](**vars(source) | {"path": path, "percent": percent})
+
+
+def _drawn(count: int, percent: float) -> np.ndarray:
+    """Which of ``count`` records ``percent`` of them are: at least one, from all over the file and in its order."""
+    return np.sort(np.random.default_rng(0).permutation(count)[: max(1, round(count * percent / 100))])
 
 
 def _split_percent(path: str) -> tuple[str, float | None]:
-    """A path and the percentage that follows it (``train.jsonl%30``), unless a file is really called so."""
-    match = None if Path(path).is_file() else _PERCENT.fullmatch(path)
+    """A path and the percentage that follows it (``train.jsonl%30``), unless something is really called so."""
+    match = None if Path(path).exists() else _PERCENT.fullmatch(path)
     if match is None:
         return path, None
     if not 0 < float(match[2]) <= 100:
