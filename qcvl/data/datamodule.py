@@ -85,7 +85,10 @@ class VLDataModule(pl.LightningDataModule):
         """The opened sources of one split; records are read and validated once."""
         if split not in self._opened:
             self._opened[split] = [
-                open_source(name, source, self.data.sampling, self.prompts)
+                replace(
+                    open_source(name, source, self.data.sampling, self.prompts),
+                    keep_vertex_order=name in self.data.keep_vertex_order,
+                )
                 for name, source in self.data.sources(split).items()
             ]
         return self._opened[split]

@@ -39,6 +39,7 @@ class OpenSource:
     ``fixed`` says that ``sampling`` is the source's own task and not the run's.
     ``limit`` bounds the records that are used, the first of them. ``augmented`` says whether its samples are varied,
     ``max_objects`` how many objects they list, ``processing`` the pixel budget of its photos where it is not the run's.
+    ``keep_vertex_order`` says that the order of its shapes' points carries meaning.
     ``together`` records, of one photo each, make a sample; ``complete`` says what it says of a ``Source``.
     """
 
@@ -52,6 +53,7 @@ class OpenSource:
     augmented: bool = True
     max_objects: int | None = None
     processing: Processing | None = None
+    keep_vertex_order: bool = False
     together: int = 1
     complete: bool = False
 
@@ -176,6 +178,7 @@ class SampleDataset(Dataset):
         """One record as it is seen and spoken of; its window is drawn by its row, augmentation by ``stream``."""
         record, place = self._record(epoch, row), tuple(self.rows(epoch)[row].tolist())
         sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
+        sample = replace(sample, keep_vertex_order=source.keep_vertex_order)
         if self.crops is not None:
             sample = window(self.crops)(sample, (self.seed, epoch, row))
         if self.augment is not None and source.augmented:

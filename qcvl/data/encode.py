@@ -149,6 +149,7 @@ class Encoder:
             seen,
             self.answer_format,
             by_image=bool(sample.summaries),
+            keep_vertex_order=sample.keep_vertex_order,
         )
 
     def _targets(self, sample: Sample, grids: np.ndarray, merge_size: int) -> dict[str, np.ndarray]:
@@ -194,6 +195,7 @@ def true_answer(
     answer_format: AnswerFormat,
     *,
     by_image: bool = False,
+    keep_vertex_order: bool = False,
 ) -> str:
     """The text the model should write: the dense answer of the annotations, or the summary exactly.
 
@@ -205,12 +207,15 @@ def true_answer(
         seen_sizes: those of the images the model sees.
         answer_format: how dense answers are written.
         by_image: whether each image has a dense answer of its own.
+        keep_vertex_order: whether shapes keep the order of their points.
     """
     if task == "summary":
         return _given(summary)
     written = written_sizes(sizes, seen_sizes, answer_format)
     shown = rescale(annotations, sizes, written)
-    return render_answer(shown, written, answer_format=answer_format, by_image=by_image)
+    return render_answer(
+        shown, written, answer_format=answer_format, by_image=by_image, keep_vertex_order=keep_vertex_order
+    )
 
 
 def _given(summary: str | None) -> str:

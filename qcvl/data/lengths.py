@@ -124,6 +124,7 @@ def sample_length(dataset: SampleDataset, source: OpenSource, record: Record, ta
 def _outlined(dataset: SampleDataset, source: OpenSource, record: Record, task: Task) -> Sample:
     """The sample of one record, without pixels."""
     sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops))
+    sample = replace(sample, keep_vertex_order=source.keep_vertex_order)
     if source.max_objects is not None and task == "dense":
         return keep_first(sample, source.max_objects, dataset.encoder.answer_format.order)
     return sample
@@ -211,6 +212,7 @@ def _measured(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndar
         "seen": [dataset.pairing, None if dataset.crops is None else dataset.crops.size, source.max_objects],
         "max_length": encoder.max_length,
         "shares_turn": source.together > 1,
+        "keep_vertex_order": source.keep_vertex_order,
     }
     return stored_array("lengths", facts, measure)
 

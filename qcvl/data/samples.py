@@ -9,9 +9,8 @@ from qcvl.augment.telemetry import added
 from qcvl.data.images import load_image
 from qcvl.data.pairs import pair_images
 from qcvl.errors import DataError, RecordError
-from qcvl.geometry.norm import canonical
 from qcvl.geometry.order import Order
-from qcvl.schema.answer import answer_order
+from qcvl.schema.answer import answer_order, written_shape
 from qcvl.schema.records import Record
 from qcvl.schema.types import Pairing, Sample, Task
 
@@ -112,7 +111,8 @@ def keep_first(sample: Sample, count: int, order: Order) -> Sample:
     """The sample with its first ``count`` objects in the order answers list them; further ones are not spoken of."""
     if len(sample.annotations) <= count:
         return sample
-    shaped = [replace(note, shape=canonical(note.shape)) for note in sample.annotations]
+    keep = sample.keep_vertex_order
+    shaped = [replace(note, shape=written_shape(note.shape, keep)) for note in sample.annotations]
     kept = sorted(answer_order(shaped, order)[:count])
     return replace(
         sample,

@@ -182,11 +182,15 @@ class Data:
     which each process that loads samples keeps decoded photos: worth it where ``repeat`` shows each photo many times.
 
     A micro-batch is ``batch_size`` samples, or with a ``token_budget`` as many samples of about one length as make up
-    that many tokens. A path may end in ``%N``: N percent of its records, always the same ones, in any format. An epoch shows
-    each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its length
-    where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
+    that many tokens. A path in any format may end in ``%N``: N percent of its records, always the same ones. An epoch
+    shows each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its
+    length where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
     ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
     ``max_pixels`` take the place of the model's budget for a photo.
+
+    ``keep_vertex_order`` names sources, of either split, whose shapes keep the order of their points in answers, where
+    it carries meaning (the first corner of a text quad is where the text starts), through every augmentation: what a
+    cut leaves starts at the vertex nearest to where the whole shape started. Other shapes are put in canonical order.
 
     With ``images_per_user_turn`` that many records of a source, drawn anew each epoch, are one training sample: their
     photos stand in one user turn and the answer is keyed by photo (``{"image_1": …, "image_2": …}``). Records still
@@ -215,6 +219,7 @@ class Data:
     epoch_samples: int | None = Field(gt=0)
     weights: dict[str, Annotated[float, Field(gt=0)]] | None
     unaugmented: list[str]
+    keep_vertex_order: list[str]
     max_objects: dict[str, PositiveInt] | None
     min_pixels: dict[str, PositiveInt] | None
     max_pixels: dict[str, PositiveInt] | None
@@ -231,6 +236,8 @@ class Data:
             for setting, names in {**by_source, "unaugmented": self.unaugmented}.items()
             for problem in _foreign(setting, names, known)
         ]
+        either = list(dict.fromkeys([*known, *self._named("val")]))
+        problems += _foreign("keep_vertex_order", self.keep_vertex_order, either, "data.train or data.val")
         if self.weights is not None and (lacking := [name for name in known if name not in self.weights]):
             problems.append(f"data.weights: has no weight for {', '.join(lacking)}; give each source of data.train one")
         for split in ("train", "val"):
@@ -332,10 +339,10 @@ def _split_percent(path: str) -> tuple[str, float | None]:
     return match[1], float(match[2])
 
 
-def _foreign(setting: str, names: Iterable[str], known: Sequence[str]) -> Iterator[str]:
-    """What to say about names that are no training sources."""
+def _foreign(setting: str, names: Iterable[str], known: Sequence[str], of: str = "data.train") -> Iterator[str]:
+    """What to say about names that are no sources of ``of``."""
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.0)
-            hint = f"did you mean {near[0]!r}?" if near else "data.train is null"
-            yield f"data.{setting}: {name!r} is not a source of data.train ({', '.join(known) or 'none'}); {hint}"
+            hint = f"did you mean {near[0]!r}?" if near else f"{of} is null"
+            yield f"data.{setting}: {name!r} is not a source of {of} ({', '.join(known) or 'none'}); {hint}"

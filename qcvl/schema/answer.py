@@ -92,12 +92,17 @@ def sort_annotations(
     ``keep_vertex_order`` leaves the points of quads, polygons and lines as they are (text quads carry meaning in
     theirs); boxes always run from top left to bottom right.
     """
-    shaped = [replace(item, shape=_canonical(item.shape, keep_vertex_order)) for item in annotations]
+    shaped = [replace(item, shape=written_shape(item.shape, keep_vertex_order)) for item in annotations]
     return [shaped[index] for index in answer_order(shaped, order)]
 
 
+def written_shape(shape: Shape, keep_vertex_order: bool) -> Shape:
+    """The shape with its points in the order answers list them."""
+    return shape if keep_vertex_order and shape.kind != "bbox_2d" else canonical(shape)
+
+
 def answer_order(annotations: Sequence[Annotation], order: Order = "reference") -> list[int]:
-    """Indices of annotations, whose shapes are canonical, in the order answers list them."""
+    """Indices of annotations, whose points are in the order of answers, in the order answers list them."""
     ranks = {index: rank for rank, index in enumerate(reading_order([item.shape for item in annotations], order))}
     return sorted(range(len(annotations)), key=lambda index: (annotations[index].image, ranks[index]))
 
@@ -200,10 +205,6 @@ def _sizes(size_wh: Size | Sequence[Size], image_count: int) -> list[Size]:
     if isinstance(size_wh[0], Real):
         return [cast(Size, size_wh)] * image_count
     return list(cast(Sequence[Size], size_wh))
-
-
-def _canonical(shape: Shape, keep_vertex_order: bool) -> Shape:
-    return shape if keep_vertex_order and shape.kind != "bbox_2d" else canonical(shape)
 
 
 def _object(annotation: Annotation, sizes: Sequence[Size], answer_format: AnswerFormat) -> dict[str, Any]:
