@@ -257,5 +257,6 @@ def _view(sample: Sample, group: Sequence[int]) -> View:
         # Nothing says where the summary's objects are, so the whole photo must stay.
         listed = [(PHOTO, Annotation(Shape("bbox_2d", np.array([0, 0, width, height])), ""))]
     shares_summary = len(group) < len(sample.images)
-    view = view_of(listed, (width, height), sample.task, sample.summary)
+    size, keep = (width, height), sample.keep_vertex_order
+    view = view_of(listed, size, sample.task, sample.summary, keep_vertex_order=keep)
     return replace(view, images=tuple(group), shares_summary=shares_summary)

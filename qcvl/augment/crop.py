@@ -8,8 +8,8 @@ from pydantic import Field
 
 from qcvl.augment.actions import NOT_DRAWN, Probability, Reframe, Skip, Window, require_ascending
 from qcvl.augment.view import View, frame_window
-from qcvl.augment.words import has_token
 from qcvl.errors import ConfigError
+from qcvl.schema.descs import has_token
 from qcvl.schema.settings import settings
 
 Share = Annotated[float, Field(gt=0, le=1)]  # of the photo's sides

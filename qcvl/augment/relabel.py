@@ -6,7 +6,7 @@ from dataclasses import replace
 from qcvl.augment.actions import Move
 from qcvl.augment.telemetry import CHANGED_DESCS, Telemetry
 from qcvl.augment.view import View
-from qcvl.augment.words import replace_tokens
+from qcvl.schema.descs import replace_tokens
 from qcvl.schema.types import Sample
 
 Rename = Callable[[str, float], str]  # from a desc and the share of the object that shows

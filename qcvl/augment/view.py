@@ -11,7 +11,7 @@ import numpy as np
 from qcvl.augment.actions import Paste, Reframe, Window
 from qcvl.geometry.affine import IDENTITY, apply_affine, transform_shape, translation_matrix
 from qcvl.geometry.clip import TOLERANCE_PX, clip_shape, min_area_quad
-from qcvl.geometry.norm import canonical, signed_area
+from qcvl.geometry.norm import canonical, ordered_like, signed_area
 from qcvl.geometry.overlap import coverage
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.types import Annotation, Task
@@ -69,6 +69,7 @@ def _coverage(parts: Sequence[Shape], window: Window) -> float:
 class Tracked:
     """One object on its way: its exact visible parts and the share of the original that they still are.
 
+    ``whole`` is, where the order of its points carries meaning, the shape as it would lie now had nothing cut it.
     ``index`` is its place among the sample's annotations; a box, quad or polygon has at most as many parts as the frame
     cuts it into, a polyline one for each visible stretch.
     """
@@ -77,14 +78,16 @@ class Tracked:
     annotation: Annotation
     parts: tuple[Shape, ...]
     share: float
+    whole: Shape | None = None
 
     @classmethod
-    def start(cls, index: int, annotation: Annotation, frame: Window) -> "Tracked":
-        """The object as recorded, cut to the photo's own frame."""
+    def start(cls, index: int, annotation: Annotation, frame: Window, *, ordered: bool = False) -> "Tracked":
+        """The object as recorded, cut to the photo's own frame; ``ordered`` where its points keep their order."""
         whole = _exact(annotation.shape)
+        kept = whole if ordered else None
         if _place(whole.points, frame) == "inside":
-            return cls(index, annotation, (whole,), 1.0)
-        return cls(index, annotation, tuple(_cut(whole, frame)), coverage(whole, frame))
+            return cls(index, annotation, (whole,), 1.0, kept)
+        return cls(index, annotation, tuple(_cut(whole, frame)), coverage(whole, frame), kept)
 
     def described(self, desc: str) -> "Tracked":
         """The same object under another desc."""
@@ -94,14 +97,14 @@ class Tracked:
         """The object after ``matrix`` [3, 3], cut to ``visible``; shares multiply from step to step."""
         if _is_empty(visible):
             return replace(self, parts=(), share=0.0)
-        moved = self._moved(matrix)
+        moved, whole = self._moved(matrix), self.whole and transform_shape(self.whole, matrix)
         points = [part.points for part in moved]
         place = _place(points[0] if len(points) == 1 else np.concatenate(points), visible) if points else "outside"
         if place != "cut":  # most objects of a large photo lie wholly outside a small window: no geometry for them
             inside = place == "inside"
-            return replace(self, parts=tuple(moved) if inside else (), share=self.share if inside else 0.0)
+            return replace(self, parts=tuple(moved) if inside else (), share=self.share if inside else 0.0, whole=whole)
         parts = tuple(chain.from_iterable(_cut(part, visible) for part in moved))
-        return replace(self, parts=parts, share=self.share * _coverage(moved, visible))
+        return replace(self, parts=parts, share=self.share * _coverage(moved, visible), whole=whole)
 
     def share_in(self, matrix: np.ndarray, visible: Window) -> float:
         """The share that ``carried`` would leave, without the work of cutting."""
@@ -111,17 +114,27 @@ class Tracked:
         return [_exact(transform_shape(part, matrix)) for part in self.parts]
 
     def shapes(self, width: int, height: int) -> list[Shape]:
-        """The visible parts as canonical shapes of the record's kinds, inside a canvas of ``width`` x ``height``.
+        """The visible parts as shapes of the record's kinds, inside a canvas of ``width`` x ``height``.
+
+        They are canonical, unless the object has an order to keep.
 
         A box or quad stays one object: four corners are a quad, three a polygon, and any other outline (or several)
         gives the min-area quad around it, its corners clamped to the canvas, as ``clip_shape`` does.
         """
         if self.annotation.shape.kind in ("poly", "line") or self.parts[0].kind == "bbox_2d":
-            return [canonical(part) for part in self.parts]
+            return [self._in_order(part) for part in self.parts]
         corners = np.concatenate([part.points for part in self.parts])
         if len(self.parts) == 1 and len(corners) <= 4:
-            return [canonical(Shape("quad" if len(corners) == 4 else "poly", corners))]
-        return [canonical(Shape("quad", np.clip(min_area_quad(corners), 0.0, (width, height))))]
+            return [self._in_order(Shape("quad" if len(corners) == 4 else "poly", corners))]
+        return [self._in_order(Shape("quad", np.clip(min_area_quad(corners), 0.0, (width, height))))]
+
+    def _in_order(self, shape: Shape) -> Shape:
+        """A visible part with its points in canonical order, or in that of the whole object."""
+        if self.whole is None or shape.kind == "bbox_2d":
+            return canonical(shape)
+        if shape.kind == "line":  # cutting keeps its direction
+            return shape
+        return Shape(shape.kind, ordered_like(shape.points, self.whole.outline))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +210,8 @@ class View:
     def pasted(self, paste: Paste) -> "View":
         """The still view with the copy of one object as its last."""
         source = next(tracked for tracked in self.objects if tracked.index == paste.index)
-        return replace(self, objects=(*self.objects, replace(source, parts=(paste.landed,))), touched=True)
+        copy = replace(source, parts=(paste.landed,), whole=source.whole and paste.landed)
+        return replace(self, objects=(*self.objects, copy), touched=True)
 
     def reframed(
         self, reframe: Reframe, min_coverage: float, rename: Callable[[str, float], str] | None = None
@@ -247,20 +261,26 @@ def _survives(before: Tracked, after: Tracked, min_coverage: float) -> bool:
     return bool(after.parts) and not (_is_cut(before, after) and after.share < min_coverage)
 
 
-def _started(listed: Sequence[tuple[int, Annotation]], frame: Window) -> tuple[Tracked, ...]:
+def _started(listed: Sequence[tuple[int, Annotation]], frame: Window, *, ordered: bool) -> tuple[Tracked, ...]:
     """The objects as recorded, cut to the photo's own frame; one look at all points finds that none needs a cut."""
     if not listed:
         return ()
     if _place(np.concatenate([note.shape.points for _, note in listed]), frame) == "inside":
-        return tuple(Tracked(index, note, (_exact(note.shape),), 1.0) for index, note in listed)
-    return tuple(Tracked.start(index, note, frame) for index, note in listed)
+        exact = ((index, note, _exact(note.shape)) for index, note in listed)
+        return tuple(Tracked(index, note, (shape,), 1.0, shape if ordered else None) for index, note, shape in exact)
+    return tuple(Tracked.start(index, note, frame, ordered=ordered) for index, note in listed)
 
 
 def view_of(
-    listed: Iterable[tuple[int, Annotation]], size_wh: tuple[int, int], task: Task, summary: str | None = None
+    listed: Iterable[tuple[int, Annotation]],
+    size_wh: tuple[int, int],
+    task: Task,
+    summary: str | None = None,
+    *,
+    keep_vertex_order: bool = False,
 ) -> View:
     """The view of untouched photos of one size, from ``(index, annotation)`` pairs."""
     width, height = size_wh
     frame = frame_window(width, height)
-    objects = _started(list(listed), frame)
+    objects = _started(list(listed), frame, ordered=keep_vertex_order)
     return View(width=width, height=height, task=task, summary=summary, objects=objects, moves=IDENTITY)

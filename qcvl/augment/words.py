@@ -1,13 +1,10 @@
-"""Words inside descs and summaries: directions, which a flip makes wrong, and whole attribute tokens."""
+"""Words inside descs and summaries that a mirror makes wrong, and settings that name words and tokens."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
-
-# Between the tokens of a desc such as `BBU设备/品牌:华为,显示完整`: these marks, their full-width forms, spaces.
-SEPARATORS = r"\s/,:=;|／，、：＝；｜"
 
 
 def _unambiguous(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -55,31 +52,9 @@ def swap_words(text: str, pairs: Sequence[tuple[str, str]]) -> str:
     return re.sub(_either(pairs), lambda found: _cased(opposite[found[0].lower()], found[0]), text, flags=re.IGNORECASE)
 
 
-def has_token(text: str, tokens: Sequence[str]) -> bool:
-    """Whether one of ``tokens`` stands in the text between separators or its ends.
-
-    A token may hold separators itself, as ``品牌:华为`` or ``fully visible`` does.
-    """
-    return bool(tokens) and re.search(_whole(tokens), text) is not None
-
-
-def replace_tokens(text: str, mapping: Mapping[str, str]) -> str:
-    """The text with every whole token that ``mapping`` knows replaced; the longest wins where two begin alike.
-
-    >>> replace_tokens("BBU设备/品牌:华为,显示完整", {"显示完整": "只显示部分", "华": "x"})
-    'BBU设备/品牌:华为,只显示部分'
-    """
-    return re.sub(_whole(mapping), lambda found: mapping[found[0]], text) if mapping else text
-
-
 def _either(pairs: Sequence[tuple[str, str]]) -> str:
     words = sorted((word for pair in pairs for word in pair), key=len, reverse=True)
     return "|".join(rf"(?<![a-z]){re.escape(word)}(?![a-z])" if word.isascii() else re.escape(word) for word in words)
-
-
-def _whole(tokens: Sequence[str] | Mapping[str, str]) -> str:
-    listed = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
-    return rf"(?<![^{SEPARATORS}])(?:{listed})(?![^{SEPARATORS}])"
 
 
 def _cased(word: str, like: str) -> str:

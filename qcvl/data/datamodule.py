@@ -15,6 +15,7 @@ from qcvl.data.cache import SampleCache
 from qcvl.data.course import Course
 from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
 from qcvl.data.encode import Encoder, true_answer
+from qcvl.data.grouping import grouped
 from qcvl.data.handover import StepLoader
 from qcvl.data.images import image_size
 from qcvl.data.loader import TrainLoader
@@ -90,7 +91,10 @@ class VLDataModule(pl.LightningDataModule):
         """The opened sources of one split; records are read and validated once."""
         if split not in self._opened:
             self._opened[split] = [
-                open_source(name, source, self.data.sampling, self.prompts)
+                replace(
+                    open_source(name, source, self.data.sampling, self.prompts),
+                    keep_vertex_order=name in self.data.keep_vertex_order,
+                )
                 for name, source in self.data.sources(split).items()
             ]
         return self._opened[split]
@@ -130,6 +134,8 @@ class VLDataModule(pl.LightningDataModule):
             None if data.weights is None else [data.weights[source.name] for source in sources],
             data.epoch_samples,
         )
+        if data.images_per_user_turn is not None:
+            sources, counts = grouped(sources, counts, data.images_per_user_turn, self.pairing)
         return SampleDataset(counts=counts, **self._shown(sources, grounding=self.grounding))
 
     def _stream(self, source: OpenSource, number: int) -> Stream:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from qcvl.data.completeness import missing_parts, sampling_of
 from qcvl.data.encode import Encoder, Features
 from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.label_kinds import LABEL_KINDS
-from qcvl.data.samples import build_sample, keep_first
-from qcvl.data.sampling import choose_task, expand_epoch, shuffled
+from qcvl.data.samples import build_sample, joined, keep_first
+from qcvl.data.sampling import choose_task, expand_epoch, group_count, group_epoch, shuffled
 from qcvl.data.settings import Sampling, Source
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
@@ -40,6 +40,8 @@ class OpenSource:
     ``fixed`` says that ``sampling`` is the source's own task and not the run's.
     ``limit`` bounds the records that are used, the first of them. ``augmented`` says whether its samples are varied,
     ``max_objects`` how many objects they list, ``processing`` the pixel budget of its photos where it is not the run's.
+    ``keep_vertex_order`` says that the order of its shapes' points carries meaning.
+    ``together`` records, of one photo each, make a sample; ``complete`` says what it says of a ``Source``.
     """
 
     name: str
@@ -52,6 +54,9 @@ class OpenSource:
     augmented: bool = True
     max_objects: int | None = None
     processing: Processing | None = None
+    keep_vertex_order: bool = False
+    together: int = 1
+    complete: bool = False
 
     def sampling_of(self, record: Record) -> Sampling:
         """What samples of one of its records are."""
@@ -73,7 +78,7 @@ def open_source(name: str, source: Source, sampling: Sampling, prompts: Prompts)
     if not len(records):
         raise DataError(f"source {name} has no records")
     own, fixed = source.prompts or prompts, source.task is not None
-    opened = OpenSource(name, records, source.repeat, source.task or sampling, own, fixed)
+    opened = OpenSource(name, records, source.repeat, source.task or sampling, own, fixed, complete=source.complete)
     if not source.complete or opened.sampling == "chat":  # complete ones have objects and a summary, no messages
         _check_complete(opened)
     return opened
@@ -88,6 +93,18 @@ def _check_complete(source: OpenSource) -> None:
             raise problem
 
 
+class Epoch(NamedTuple):
+    """What an epoch shows, before shuffling; sample ``i`` is of the rows ``order[starts[i]:starts[i + 1]]``.
+
+    ``rows`` int64 ``[n, 2]`` are (source, record) of each show of a record, ``order`` int64 ``[n]``, ``starts`` int64
+    ``[samples + 1]``. Where every sample is of one record, sample ``i`` is of row ``i``.
+    """
+
+    rows: np.ndarray
+    order: np.ndarray
+    starts: np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class Samples(Dataset, ABC):
     """Encoded samples by key: equal keys give equal features in every worker, rank and run.
@@ -95,6 +112,9 @@ class Samples(Dataset, ABC):
     A key begins with ``(epoch, index)``, of which with the seed all draws are made. ``pairing`` says what is seen of a
     photo and its template, ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills
     its own).
+
+    A sample is of one record, or of several (see ``parts``): every record is then cut, varied and capped as it would be
+    by itself, with draws of its own (one random stream for all, where ``augment.share_draw`` says so).
     """
 
     sources: Sequence[OpenSource]
@@ -108,13 +128,17 @@ class Samples(Dataset, ABC):
     key_numbers: ClassVar[int] = 2  # of a key
     _stages: dict[int, Self] = field(default_factory=dict, repr=False)
 
-    @abstractmethod
-    def place(self, key: Key) -> tuple[int, Hashable]:
-        """The number of a sample's source, and what tells its record from others of that source."""
+    def parts(self, key: Key) -> list[Key]:
+        """The keys of the records that a sample is of: its own, where it is of one."""
+        return [key]
 
     @abstractmethod
-    def record(self, key: Key) -> Record:
-        """The record a sample is made of."""
+    def place(self, part: Key) -> tuple[int, Hashable]:
+        """The number of a record's source, and what tells the record from others of that source."""
+
+    @abstractmethod
+    def record(self, part: Key) -> Record:
+        """A record that a sample is of."""
 
     @abstractmethod
     def opening(self) -> Iterator[Key]:
@@ -130,29 +154,40 @@ class Samples(Dataset, ABC):
         return self._stages[step]
 
     def where(self, key: Key) -> str:
-        """Where the record behind a key stands: ``train.jsonl:418``."""
-        return self.record(key).where
+        """Where the record (or records) behind a key stands: ``train.jsonl:418``."""
+        return " and ".join(self.record(part).where for part in self.parts(key))
 
     def task(self, key: Key, record: Record) -> Task:
-        """The task of a sample made of ``record``."""
+        """The task of a sample made of ``record``, and of others of its kind."""
         return choose_task(self.source(key).sampling_of(record), self.dense_share, self._draw(key))
 
     def sample(self, key: Key) -> tuple[Sample, Prompts, str]:
-        """The decoded, augmented sample behind a key, its source's prompts, and where its record stands."""
-        source, record, draw = self.source(key), self.record(key), self._draw(key)
-        task = self.task(key, record)
-        sample = self.cache.get(self.place(key), task, lambda: build_sample(record, task, self.pairing))
+        """The decoded, augmented sample behind a key, its source's prompts, and where its records stand."""
+        source, parts = self.source(key), self.parts(key)
+        records = [self.record(part) for part in parts]
+        task = self.task(key, records[0])
+        shares = len(parts) > 1 and self.augment is not None and self.augment.share_draw
+        samples = [
+            self._seen(source, part, record, task, parts[0] if shares else part)
+            for part, record in zip(parts, records, strict=True)
+        ]
+        return joined(samples), source.prompts, self.where(key)
+
+    def _seen(self, source: OpenSource, part: Key, record: Record, task: Task, stream: Key) -> Sample:
+        """One record as it is seen and spoken of; its window is drawn by its key, augmentation by ``stream``."""
+        sample = self.cache.get(self.place(part), task, lambda: build_sample(record, task, self.pairing))
+        sample = replace(sample, keep_vertex_order=source.keep_vertex_order)
         if self.crops is not None:
-            sample = window(self.crops)(sample, draw)
+            sample = window(self.crops)(sample, self._draw(part))
         if self.augment is not None and source.augmented:
-            sample = self.augment(sample, draw, self.encoder_of(source).seen)
+            sample = self.augment(sample, self._draw(stream), self.encoder_of(source).seen)
         if source.max_objects is not None and task == "dense":
             sample = keep_first(sample, source.max_objects, self.encoder.answer_format.order)
-        return sample, source.prompts, record.where
+        return sample
 
     def source(self, key: Key) -> OpenSource:
-        """The source of the record behind a key."""
-        return self.sources[self.place(key)[0]]
+        """The source of the records behind a key."""
+        return self.sources[self.place(self.parts(key)[0])[0]]
 
     def encoder_of(self, source: OpenSource) -> Encoder:
         """What encodes the samples of one source: the shared encoder, with the source's own pixel budget."""
@@ -170,31 +205,45 @@ class Samples(Dataset, ABC):
 class SampleDataset(Samples):
     """Samples of sources that are read whole, by ``(epoch, index)``.
 
-    ``counts`` are the samples each source gives to an epoch.
+    ``counts`` are the shows of records each source gives to an epoch. A sample is of one record, or of as many of one
+    source as that has ``together``: an epoch is then as long as there are such groups, and which records meet is drawn
+    anew in each.
     """
 
     counts: Sequence[int]
-    _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _epochs: dict[int, Epoch] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        pairs = zip(self.sources, self.counts, strict=True)
+        return sum(group_count(source.count, count, source.together) for source, count in pairs)
 
-    def rows(self, epoch: int) -> np.ndarray:
-        """Int64 ``[n, 2]``: (source, record) of each sample of an epoch, before shuffling."""
+    def epoch(self, epoch: int) -> Epoch:
+        """What an epoch shows."""
         if epoch not in self._epochs:
             self._epochs.clear()
-            lengths = [source.count for source in self.sources]
-            self._epochs[epoch] = expand_epoch(lengths, self.counts, self.seed, epoch)
+            lengths, together = zip(*((source.count, source.together) for source in self.sources), strict=True)
+            rows = expand_epoch(lengths, self.counts, self.seed, epoch)
+            self._epochs[epoch] = Epoch(rows, *group_epoch(lengths, self.counts, together, self.seed, epoch))
         return self._epochs[epoch]
 
-    def place(self, key: Key) -> tuple[int, int]:
-        """The number of a sample's source, and of its record there."""
-        source, record = self.rows(key[0])[key[1]].tolist()
+    def rows(self, epoch: int) -> np.ndarray:
+        """Int64 ``[n, 2]``: (source, record) of each show of a record in an epoch."""
+        return self.epoch(epoch).rows
+
+    def parts(self, key: Key) -> list[Key]:
+        """``(epoch, row)`` of each record that a sample is of."""
+        epoch, index = key
+        _, order, starts = self.epoch(epoch)
+        return [(epoch, row) for row in order[starts[index] : starts[index + 1]].tolist()]
+
+    def place(self, part: Key) -> tuple[int, int]:
+        """The number of a record's source, and its own number there."""
+        source, record = self.rows(part[0])[part[1]].tolist()
         return source, record
 
-    def record(self, key: Key) -> Record:
-        """The record a sample is made of."""
-        source, record = self.place(key)
+    def record(self, part: Key) -> Record:
+        """The record of one row of an epoch."""
+        source, record = self.place(part)
         return self.sources[source].records[record]
 
     def opening(self) -> Iterator[Key]:

@@ -1,5 +1,6 @@
 """From a sample to token ids, labels and patches."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,8 @@ from qcvl.losses.grounding_targets import CONTROL_POINTS, grounding_targets
 from qcvl.models.pixels import patch_grid, seen_size, to_patches
 from qcvl.models.positions import rope_positions
 from qcvl.models.spec import Processing
-from qcvl.schema.answer import AnswerFormat, render_answer
+from qcvl.models.text import plain_ids
+from qcvl.schema.answer import AnswerFormat, render_answer, render_summaries
 from qcvl.schema.messages import write_messages
 from qcvl.schema.prompts import TaskPrompt
 from qcvl.schema.types import Annotation, Sample, Task
@@ -107,6 +109,21 @@ class Encoder:
         grids = [patch_grid(image.shape[0], image.shape[1], self.processing) for image in sample.images]
         return len(self._tokens(sample, prompt, where, np.array(grids, dtype=np.int64).reshape(-1, 3))[0])
 
+    def group_tokens(self, sample: Sample) -> tuple[int, int]:
+        """Tokens that a record of one photo adds to a sample of several, where another follows it and where none does.
+
+        All but those of its image's marks and its key, which are the same for every record. Exact, since a tokenizer
+        begins a new token at each blank, and one stands in front of what is said of a photo.
+        """
+        height, width = sample.images[0].shape[:2]
+        grid = patch_grid(height, width, self.processing)
+        answer = self._answer(replace(sample, summaries=()), np.array([grid], dtype=np.int64))
+        said = json.dumps(answer, ensure_ascii=False) if sample.task == "summary" else answer
+        cells = int(np.prod(grid)) // self.processing.family.merge_size**2
+        return cells + len(plain_ids(self.processing, f" {said},")), cells + len(
+            plain_ids(self.processing, f" {said}}}")
+        )
+
     def _tokens(
         self, sample: Sample, prompt: TaskPrompt, where: str, grids: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +139,18 @@ class Encoder:
         side = self.processing.family.patch_size
         seen = [(int(columns) * side, int(rows) * side) for _, rows, columns in grids]
         sizes = [sample.size(index) for index in range(len(sample.images))]
-        return true_answer(sample.task, sample.annotations, sample.summary, sizes, seen, self.answer_format)
+        if sample.summaries and sample.task == "summary":
+            return render_summaries([_given(summary) for summary in sample.summaries])
+        return true_answer(
+            sample.task,
+            sample.annotations,
+            sample.summary,
+            sizes,
+            seen,
+            self.answer_format,
+            by_image=bool(sample.summaries),
+            keep_vertex_order=sample.keep_vertex_order,
+        )
 
     def _targets(self, sample: Sample, grids: np.ndarray, merge_size: int) -> dict[str, np.ndarray]:
         """Targets of the auxiliary loss; the cells of a chat sample have none, whatever its photos show."""
@@ -165,6 +193,9 @@ def true_answer(
     sizes: Sequence[Size],
     seen_sizes: Sequence[Size],
     answer_format: AnswerFormat,
+    *,
+    by_image: bool = False,
+    keep_vertex_order: bool = False,
 ) -> str:
     """The text the model should write: the dense answer of the annotations, or the summary exactly.
 
@@ -175,10 +206,19 @@ def true_answer(
         sizes: ``(width, height)`` of each image.
         seen_sizes: those of the images the model sees.
         answer_format: how dense answers are written.
+        by_image: whether each image has a dense answer of its own.
+        keep_vertex_order: whether shapes keep the order of their points.
     """
     if task == "summary":
-        if summary is None:
-            raise DataError("a summary sample has no summary")
-        return summary
+        return _given(summary)
     written = written_sizes(sizes, seen_sizes, answer_format)
-    return render_answer(rescale(annotations, sizes, written), written, answer_format=answer_format)
+    shown = rescale(annotations, sizes, written)
+    return render_answer(
+        shown, written, answer_format=answer_format, by_image=by_image, keep_vertex_order=keep_vertex_order
+    )
+
+
+def _given(summary: str | None) -> str:
+    if summary is None:
+        raise DataError("a summary sample has no summary")
+    return summary

@@ -21,8 +21,8 @@ from qcvl.schema.records import Record
 
 log = get_logger(__name__)
 
-VERSION = 2  # of what the index says; another one makes every index anew
-PARTS = ("objects", "summary", "messages")  # what samples are made of, and a record may have or not
+VERSION = 3  # of what the index says; another one makes every index anew
+PARTS = ("objects", "summary", "messages", "photo")  # what a record may have or not; photo: exactly one image
 INDEX = np.dtype([("start", "<i8"), *((name, "?") for name in PARTS)])
 PROBE, PROBES = 4096, 16  # bytes and places of the file that its fingerprint is taken from
 KEPT = 1024  # records at hand: where photos are shown many times, their lines need not be read as often
@@ -80,9 +80,13 @@ class JsonlRecords(Sequence[Record]):
         rows = None if self._whole else hashlib.sha256(np.asarray(self._rows, np.int64).tobytes()).hexdigest()
         return {**self._print, "rows": rows}
 
+    def parts(self) -> np.ndarray:
+        """``INDEX`` rows ``[records]``: what each record has."""
+        return self._index[np.asarray(self._rows)]
+
     def lacking(self, sampling: str, *, fixed: bool) -> Iterator[Record]:
         """The records that may lack what samples are made of, by the rules of ``completeness``, in their order."""
-        has = self._index[np.asarray(self._rows)]
+        has = self.parts()
         talks = has["messages"] & ~has["objects"] & (not fixed)
         lacks = np.zeros(len(has), dtype=bool)
         if sampling in ("dense", "mixed"):
@@ -126,7 +130,8 @@ def make_index(path: Path) -> np.ndarray:
                 Record.from_json(b"", path, blank)  # raises
             record = Record.from_json(text, path, number)
             starts.append(start)
-            parts.extend((record.annotated, record.summary is not None, bool(record.messages)))
+            one = len(record.images) == 1
+            parts.extend((record.annotated, record.summary is not None, bool(record.messages), one))
             last = end
     if not starts:
         raise RecordError("the file is empty; expected one JSON object a line", path=path)

@@ -5,7 +5,8 @@ them: what is counted here is then the most that can be.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,16 +15,55 @@ from qcvl.augment.crop import SampleCrop
 from qcvl.data.dataset import OpenSource, SampleDataset, Samples
 from qcvl.data.images import image_size
 from qcvl.data.jsonl import JsonlRecords
-from qcvl.data.samples import keep_first, outline
-from qcvl.data.sampling import choose_task
+from qcvl.data.samples import joined, keep_first, outline
+from qcvl.data.sampling import choose_task, group_count
 from qcvl.data.stored import stored_array
 from qcvl.data.written import Size
 from qcvl.errors import DataError
 from qcvl.models.spec import Processing
 from qcvl.schema.records import Record
-from qcvl.schema.types import Pairing, Task
+from qcvl.schema.types import Pairing, Sample, Task
 
-VERSION = 2  # of what is counted; another one counts everything anew
+VERSION = 3  # of what is counted; another one counts everything anew
+
+
+@dataclass(frozen=True)
+class Table:
+    """Tokens of a source's samples of one task, from what is known of each of its records.
+
+    ``alone`` int64 ``[records]`` is the sample of one record. ``added`` int64 ``[records, 2]`` is what a record adds to
+    a sample of several where another one follows it, and where none does; ``others`` int64 ``[together + 1]`` is what
+    else a sample of so many holds. No sample is longer than ``limit``.
+    """
+
+    alone: np.ndarray
+    added: np.ndarray
+    others: np.ndarray
+    limit: int
+
+    def of(self, records: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Int64 ``[samples]``: the length of the samples ``records[ends[i]:ends[i + 1]]``."""
+        sizes, last = np.diff(ends), records[ends[1:] - 1]
+        if len(self.others) == 2:  # one record a sample
+            return self.alone[last]
+        following, closing = self.added.T
+        sums = np.add.reduceat(following[records], ends[:-1]) + closing[last] - following[last]
+        return np.where(sizes == 1, self.alone[last], np.minimum(self.others[sizes] + sums, self.limit))
+
+    def bounds(self, count: int) -> np.ndarray:
+        """Int64 ``[samples]``: lengths that the samples of ``count`` shows, the longest first, never exceed.
+
+        The k-th longest is no longer than the k longest on average, and these hold the most with the longest records.
+        """
+        together, most = len(self.others) - 1, int(self.others.max())
+        tokens = self.alone if together == 1 else np.maximum(self.added.max(axis=1), self.alone - most)
+        falling, (whole, rest) = np.sort(tokens)[::-1], divmod(count, len(tokens))
+        shown = np.sort(np.concatenate([np.tile(falling, whole), falling[:rest]]))[::-1]
+        if together == 1:
+            return shown
+        ranks = 1 + np.arange(group_count(len(tokens), count, together))
+        sums = np.cumsum(shown)[np.minimum(ranks * together, count) - 1]
+        return np.minimum(most + sums // ranks, self.limit)
 
 
 class EpochLengths:
@@ -34,42 +74,82 @@ class EpochLengths:
         self.tables = [_tables(dataset, source) for source in dataset.sources]
 
     def of(self, epoch: int) -> np.ndarray:
-        """Int64 ``[n]``: the length of each sample of an epoch, in the order of ``dataset.rows``."""
-        rows, dataset = self.dataset.rows(epoch), self.dataset
-        lengths = np.zeros(len(rows), dtype=np.int64)
-        for number, (source, tables) in enumerate(zip(dataset.sources, self.tables, strict=True)):
-            places = np.flatnonzero(rows[:, 0] == number)
-            records = rows[places, 1]
-            if len(tables) == 1:
-                (table,) = tables.values()
-                lengths[places] = table[records]
+        """Int64 ``[n]``: the length of each sample of an epoch, by its index in ``dataset``."""
+        rows, order, starts = self.dataset.epoch(epoch)
+        owners = rows[order[starts[:-1]], 0]
+        lengths = np.zeros(len(owners), dtype=np.int64)
+        for number, (source, tables) in enumerate(zip(self.dataset.sources, self.tables, strict=True)):
+            places = np.flatnonzero(owners == number)
+            if not len(places):
                 continue
-            keys = ((dataset.seed, epoch, place) for place in places.tolist())
-            tasks = [choose_task(source.sampling, dataset.dense_share, key) for key in keys]
-            lengths[places] = [tables[task][record] for task, record in zip(tasks, records.tolist(), strict=True)]
+            ends = starts[places[0] : places[-1] + 2]  # a source's samples lie side by side
+            records = rows[order[ends[0] : ends[-1]], 1]
+            by_task = np.stack([table.of(records, ends - ends[0]) for table in tables.values()])
+            chosen = self._choices(source, list(tables), epoch, places.tolist())
+            lengths[places] = by_task[chosen, np.arange(len(places))]
         return lengths
+
+    def _choices(self, source: OpenSource, tasks: list[Task], epoch: int, places: list[int]) -> list[int]:
+        """Which of ``tasks`` each of a source's samples is of."""
+        if len(tasks) == 1:
+            return [0] * len(places)
+        keys = ((self.dataset.seed, epoch, place) for place in places)
+        return [tasks.index(choose_task(source.sampling, self.dataset.dense_share, key)) for key in keys]
 
     def longest(self) -> np.ndarray:
         """Int64 ``[n]`` in falling order: the k-th longest sample of no epoch is longer than entry ``k``."""
-        bounds = []
-        for source, count, tables in zip(self.dataset.sources, self.dataset.counts, self.tables, strict=True):
-            longest = np.sort(np.max(list(tables.values()), axis=0)[: source.count])[::-1]
-            whole, rest = divmod(count, source.count)
-            bounds += [np.tile(longest, whole), longest[:rest]]
-        return np.sort(np.concatenate(bounds).astype(np.int64))[::-1]
+        pairs = zip(self.tables, self.dataset.counts, strict=True)
+        return np.sort(np.concatenate([_most(list(tables.values())).bounds(count) for tables, count in pairs]))[::-1]
+
+
+def _most(tables: Sequence[Table]) -> Table:
+    """What samples of each record have at most, whichever their task."""
+    alone, added, others = (
+        np.max([getattr(table, name) for table in tables], axis=0) for name in ("alone", "added", "others")
+    )
+    return Table(alone, added, others, tables[0].limit)
 
 
 def sample_length(dataset: Samples, source: OpenSource, record: Record, task: Task) -> int:
-    """Tokens of one sample; ``max_length`` at most, and for a photo that cannot be read."""
+    """Tokens of the sample of one record; ``max_length`` at most, and for a photo that cannot be read."""
     encoder = dataset.encoder_of(source)
     try:
-        sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops))
-        if source.max_objects is not None and task == "dense":
-            sample = keep_first(sample, source.max_objects, encoder.answer_format.order)
+        sample = _outlined(dataset, source, record, task)
         length = encoder.length(sample, source.prompts.for_task(task), record.where)
     except DataError:
         return encoder.max_length
     return min(length, encoder.max_length)
+
+
+def _outlined(dataset: SampleDataset, source: OpenSource, record: Record, task: Task) -> Sample:
+    """The sample of one record, without pixels."""
+    sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops))
+    sample = replace(sample, keep_vertex_order=source.keep_vertex_order)
+    if source.max_objects is not None and task == "dense":
+        return keep_first(sample, source.max_objects, dataset.encoder.answer_format.order)
+    return sample
+
+
+def _in_group(dataset: SampleDataset, source: OpenSource, record: Record, task: Task) -> tuple[int, int]:
+    """What a record adds to a sample of several, as in ``Table.added``."""
+    encoder = dataset.encoder_of(source)
+    try:
+        return encoder.group_tokens(_outlined(dataset, source, record, task))
+    except DataError:
+        return encoder.max_length, encoder.max_length
+
+
+def _others(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndarray:
+    """Int64 ``[together + 1]``: what a sample of so many records holds besides what they add, from empty ones."""
+    encoder, prompt = dataset.encoder_of(source), source.prompts.for_task(task)
+    side = encoder.processing.family.factor
+    empty = replace(outline(Record(images=("",)), task, [(side, side)]), summary="")
+    following, closing = encoder.group_tokens(empty)
+    wholes = [
+        encoder.length(joined([empty] * count), prompt, "a sample of empty records") - (count - 1) * following - closing
+        for count in range(2, source.together + 1)
+    ]
+    return np.array([0, 0, *wholes], dtype=np.int64)
 
 
 def shown_sizes(record: Record, task: Task, pairing: Pairing | None, crops: SampleCrop | None) -> list[Size]:
@@ -90,10 +170,16 @@ def shown_sizes(record: Record, task: Task, pairing: Pairing | None, crops: Samp
     ]
 
 
-def _tables(dataset: SampleDataset, source: OpenSource) -> Mapping[Task, np.ndarray]:
-    """Int32 ``[records]`` lengths of a source's samples, for each task they may be of."""
+def _tables(dataset: SampleDataset, source: OpenSource) -> Mapping[Task, Table]:
+    """The table of a source's samples for each task they may be of."""
     tasks: tuple[Task, ...] = ("dense", "summary") if source.sampling == "mixed" else (source.sampling,)
-    return {task: _table(dataset, source, task) for task in tasks}
+    tables = {}
+    for task in tasks:
+        alone, *added = _measured(dataset, source, task).astype(np.int64).T
+        others = _others(dataset, source, task) if source.together > 1 else np.zeros(2, dtype=np.int64)
+        columns = np.stack(added or [alone, alone], axis=1)
+        tables[task] = Table(alone, columns, others, dataset.encoder.max_length)
+    return tables
 
 
 def _task_of(source: OpenSource, record: Record, task: Task) -> Task:
@@ -101,11 +187,16 @@ def _task_of(source: OpenSource, record: Record, task: Task) -> Task:
     return "chat" if source.sampling_of(record) == "chat" else task
 
 
-def _table(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndarray:
+def _measured(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndarray:
+    """Int32 ``[records, 1 or 3]``: a record's sample alone and, where records share a turn, what it adds to one."""
+
+    def row(record: Record) -> tuple[int, ...]:
+        own = _task_of(source, record, task)
+        added = _in_group(dataset, source, record, own) if source.together > 1 else ()
+        return sample_length(dataset, source, record, own), *added
+
     def measure() -> np.ndarray:
-        records = (source.records[index] for index in range(source.count))
-        tasks = ((record, _task_of(source, record, task)) for record in records)
-        return np.array([sample_length(dataset, source, record, own) for record, own in tasks], dtype=np.int32)
+        return np.array([row(source.records[index]) for index in range(source.count)], dtype=np.int32)
 
     if not isinstance(source.records, JsonlRecords):
         return measure()
@@ -120,6 +211,8 @@ def _table(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndarray
         "pixels": [repr(processing.family), processing.min_pixels, processing.max_pixels],
         "seen": [dataset.pairing, None if dataset.crops is None else dataset.crops.size, source.max_objects],
         "max_length": encoder.max_length,
+        "shares_turn": source.together > 1,
+        "keep_vertex_order": source.keep_vertex_order,
     }
     return stored_array("lengths", facts, measure)
 

@@ -70,7 +70,7 @@ class TrainLoader(StepLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Which epoch, how many of its batches were handed over, and what tells its plan from others."""
-        plan = {"length": len(self), "plan": _checksum(self._plan(self.epoch))}
+        plan = {"length": len(self), "plan": self._checksum(self.epoch)}
         return {"epoch": self.epoch, "handed_over": self.handed_over, **plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -80,8 +80,8 @@ class TrainLoader(StepLoader):
             CheckpointError: when the epoch has other batches now, because data, their size or ranks changed.
         """
         changed = (
-            "the data, data.batch_size, data.token_budget or the number of ranks changed; resume with what the run was "
-            "started with"
+            "the data, data.batch_size, data.token_budget, data.images_per_user_turn or the number of ranks changed; "
+            "resume with what the run was started with"
         )
         if "length" not in state:
             raise CheckpointError("the checkpoint's run read streams; set data.shuffle_buffer to what it was then")
@@ -89,14 +89,17 @@ class TrainLoader(StepLoader):
             raise CheckpointError(
                 f"the checkpoint's epoch has {state['length']} batches, this run's has {len(self)}: {changed}"
             )
-        if state["plan"] != _checksum(self._plan(state["epoch"])):
+        if state["plan"] != self._checksum(state["epoch"]):
             raise CheckpointError(f"the checkpoint's epoch has as many batches as this run's, but others: {changed}")
         self.epoch, self.handed_over = state["epoch"], state["handed_over"]
 
-
-def _checksum(plan: Plan) -> str:
-    """A short checksum of a plan: its batches in order, the samples of each."""
-    batches = list(chain.from_iterable(plan))
-    sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
-    samples = np.array(list(chain.from_iterable(batches)), dtype=np.int64)
-    return f"{zlib.crc32(samples.tobytes(), zlib.crc32(sizes.tobytes())):08x}"
+    def _checksum(self, epoch: int) -> str:
+        """A short checksum of an epoch's plan: its batches in order, the samples of each, the records of those."""
+        batches = list(chain.from_iterable(self._plan(epoch)))
+        sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
+        samples = np.array(list(chain.from_iterable(batches)), dtype=np.int64)
+        check = zlib.crc32(samples.tobytes(), zlib.crc32(sizes.tobytes()))
+        _, order, starts = self.dataset.epoch(epoch)
+        if len(starts) <= len(order):  # some sample is of several records
+            check = zlib.crc32(starts.tobytes(), zlib.crc32(order.tobytes(), check))
+        return f"{check:08x}"

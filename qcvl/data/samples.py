@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from qcvl.augment.telemetry import added
 from qcvl.data.images import load_image
 from qcvl.data.pairs import pair_images
 from qcvl.errors import DataError, RecordError
-from qcvl.geometry.norm import canonical
 from qcvl.geometry.order import Order
-from qcvl.schema.answer import answer_order
+from qcvl.schema.answer import answer_order, written_shape
 from qcvl.schema.records import Record
 from qcvl.schema.types import Pairing, Sample, Task
 
@@ -76,6 +76,32 @@ def sample_of(record: Record, task: Task, images: Sequence[np.ndarray]) -> Sampl
     )
 
 
+def joined(samples: Sequence[Sample]) -> Sample:
+    """One sample of the photos of several records, to be spoken of together and judged apart; one stays as it is.
+
+    Raises:
+        DataError: for a record that shows another number of photos than one.
+    """
+    first, *others = samples
+    if not others:
+        return first
+    if any(len(sample.images) != 1 for sample in samples):
+        raise DataError(
+            "a record of several photos cannot share a turn with others; set data.images_per_user_turn=null"
+        )
+    notes = [replace(note, image=number) for number, sample in enumerate(samples) for note in sample.annotations]
+    return replace(
+        first,
+        images=tuple(sample.images[0] for sample in samples),
+        annotations=tuple(notes),
+        summary=None,
+        summaries=tuple(sample.summary for sample in samples),
+        kept_indices=tuple(index for sample in samples for index in sample.kept_indices),
+        coverages=tuple(share for sample in samples for share in sample.coverages),
+        telemetry=added(sample.telemetry for sample in samples),
+    )
+
+
 def outline(record: Record, task: Task, sizes: Sequence[tuple[int, int]]) -> Sample:
     """The sample ``build_sample`` gives, with blank photos of ``sizes`` (width, height) in no memory."""
     return sample_of(record, task, [np.broadcast_to(np.uint8(0), (height, width, 3)) for width, height in sizes])
@@ -85,7 +111,8 @@ def keep_first(sample: Sample, count: int, order: Order) -> Sample:
     """The sample with its first ``count`` objects in the order answers list them; further ones are not spoken of."""
     if len(sample.annotations) <= count:
         return sample
-    shaped = [replace(note, shape=canonical(note.shape)) for note in sample.annotations]
+    keep = sample.keep_vertex_order
+    shaped = [replace(note, shape=written_shape(note.shape, keep)) for note in sample.annotations]
     kept = sorted(answer_order(shaped, order)[:count])
     return replace(
         sample,

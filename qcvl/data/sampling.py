@@ -1,5 +1,6 @@
 """Which task a sample is for, what an epoch holds and in which order: pure functions of (seed, epoch, index)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from qcvl.data.settings import Sampling
 from qcvl.schema.types import Task
 
 # Separate random streams, so that adding one draw never moves another.
-_TASK, _ORDER, _SHARE, _STEPS, _SHARDS, _SOURCES, _BLOCK = range(1, 8)
+_TASK, _ORDER, _SHARE, _STEPS, _SHARDS, _SOURCES, _BLOCK, _GROUP = range(1, 9)
 
 
 def choose_task(sampling: Sampling, dense_share: float, key: tuple[int, int, int]) -> Task:
@@ -60,6 +61,36 @@ def expand_epoch(lengths: Sequence[int], counts: Sequence[int], seed: int, epoch
             records = np.concatenate([records, np.sort(draw.permutation(length)[:rest])])
         rows.append(np.stack([np.full(len(records), source), records], axis=1))
     return np.concatenate(rows) if rows else np.zeros((0, 2), dtype=np.int64)
+
+
+def group_count(length: int, count: int, together: int) -> int:
+    """How many samples ``together`` records a sample make of ``count`` shows of a source of ``length`` records."""
+    whole, rest = divmod(count, length)
+    return whole * math.ceil(length / together) + math.ceil(rest / together)
+
+
+def group_epoch(
+    lengths: Sequence[int], counts: Sequence[int], together: Sequence[int], seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of ``expand_epoch`` make up each sample: sample ``i`` is of rows ``order[starts[i]:starts[i + 1]]``.
+
+    A source with 1 record ``together`` keeps its rows as they are. Of any other, each pass is shuffled anew and cut
+    into groups of that many, the last of which may be smaller: so no sample shows a record twice.
+
+    Returns:
+        ``order`` int64 ``[rows]`` and ``starts`` int64 ``[samples + 1]``.
+    """
+    order, ends, done = [np.arange(0)], [np.zeros(1, dtype=np.int64)], 0
+    for source, (length, count, size) in enumerate(zip(lengths, counts, together, strict=True)):
+        a_pass = length if size > 1 else max(count, 1)
+        for number, begin in enumerate(range(0, count, a_pass)):
+            rows = np.arange(begin, min(begin + a_pass, count))
+            if size > 1:
+                rows = np.random.default_rng([_GROUP, seed, epoch, source, number]).permutation(rows)
+            order.append(done + rows)
+            ends.append(done + begin + np.minimum(np.arange(size, len(rows) + size, size), len(rows)))
+        done += count
+    return np.concatenate(order), np.concatenate(ends)
 
 
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:

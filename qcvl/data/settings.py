@@ -41,8 +41,8 @@ class Source(Protocol):
     """Where records come from: any settings object with these fields and ``open()``, named by its dotted path.
 
     ``repeat`` is how often an epoch shows each record (a fraction shows a part), ``task`` overrides the run's sampling
-    and ``prompts`` the run's prompts for this source. ``complete`` says that every record has objects and a summary by
-    construction, so nobody needs to look.
+    and ``prompts`` the run's prompts for this source. ``complete`` says that every record has one photo, objects and a
+    summary by construction, so nobody needs to look.
     """
 
     @property
@@ -62,7 +62,7 @@ class Source(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether every record has objects and a summary by construction."""
+        """Whether every record has one photo, objects and a summary by construction."""
         ...
 
     def open(self) -> Sequence[Record]:
@@ -102,9 +102,7 @@ class JsonlPart(JsonlSource):
     def open(self) -> "JsonlRecords":
         """At least one record, drawn from all over the file and in its order."""
         records = super().open()
-        count = max(1, round(len(records) * self.percent / 100))
-        drawn = np.random.default_rng(0).permutation(len(records))[:count]
-        return records.part(np.sort(drawn))
+        return records.part(_drawn(len(records), self.percent))
 
     def streamed(self, block: int) -> StreamSource:
         """Refused: nobody counts the lines of a stream."""
@@ -151,6 +149,23 @@ class FormatSource:
 
 
 @settings
+class FormatPart(FormatSource):
+    """``percent`` of the records of a data set read in place, always the same ones: ``instances.json%30``."""
+
+    percent: float = Field(gt=0, le=100)
+
+    def open(self) -> Sequence[Record]:
+        """At least one record, drawn as those of a JSONL file are."""
+        records = super().open()
+        return [records[row] for row in _drawn(len(records), self.percent).tolist()] if records else records
+
+    def streamed(self, block: int) -> StreamSource:
+        """Refused, as for a part of a JSONL file."""
+        whole = {name: value for name, value in vars(self).items() if name != "percent"}
+        return FormatSource(**whole | {"path": f"{self.path}%{self.percent:g}"}).streamed(block)
+
+
+@settings
 class SceneSource:
     """Synthetic scenes drawn on demand: record ``i`` is a pure function of ``(seed, i)``, nothing touches the disk."""
 
@@ -190,9 +205,9 @@ class Data:
     which each process that loads samples keeps decoded photos: worth it where ``repeat`` shows each photo many times.
 
     A micro-batch is ``batch_size`` samples, or with a ``token_budget`` as many samples of about one length as make up
-    that many tokens. A path may end in ``%N``: N percent of the file's records, always the same ones. An epoch shows
-    each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its length
-    where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
+    that many tokens. A path in any format may end in ``%N``: N percent of its records, always the same ones. An epoch
+    shows each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its
+    length where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
     ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
     ``max_pixels`` take the place of the model's budget for a photo.
 
@@ -200,6 +215,16 @@ class Data:
     also be a folder or a pattern of JSONL and Parquet files, and what is shuffled are blocks of so many records, all
     sources taken together by their ``weights`` (see ``data.blocks``). A stream has no end and no epochs: it needs
     ``trainer.max_steps``. Before training the first block is checked, and any other record when it is read.
+
+    ``keep_vertex_order`` names sources, of either split, whose shapes keep the order of their points in answers, where
+    it carries meaning (the first corner of a text quad is where the text starts), through every augmentation: what a
+    cut leaves starts at the vertex nearest to where the whole shape started. Other shapes are put in canonical order.
+
+    With ``images_per_user_turn`` that many records of a source, drawn anew each epoch, are one training sample: their
+    photos stand in one user turn and the answer is keyed by photo (``{"image_1": …, "image_2": …}``). Records still
+    count one by one (``repeat``, ``weights``, ``epoch_samples``, ``max_objects``), and each is cut and augmented by
+    itself; samples (``batch_size``, ``max_bad_fraction``) are groups, of one task each. What is left over is a smaller
+    group; a record left alone, a conversation and a record that shows several photos are samples as without.
 
     A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's (or a block's)
     samples: then it is left out, counted and named.
@@ -223,11 +248,13 @@ class Data:
     epoch_samples: int | None = Field(gt=0)
     weights: dict[str, Annotated[float, Field(gt=0)]] | None
     unaugmented: list[str]
+    keep_vertex_order: list[str]
     max_objects: dict[str, PositiveInt] | None
     min_pixels: dict[str, PositiveInt] | None
     max_pixels: dict[str, PositiveInt] | None
     pair: Pairing | None
     crops: SampleCrop | None
+    images_per_user_turn: PositiveInt | None
     cache_mb: int = Field(ge=0)
 
     def __post_init__(self) -> None:
@@ -238,13 +265,14 @@ class Data:
             for setting, names in {**by_source, "unaugmented": self.unaugmented}.items()
             for problem in _foreign(setting, names, known)
         ]
+        either = list(dict.fromkeys([*known, *self._named("val")]))
+        problems += _foreign("keep_vertex_order", self.keep_vertex_order, either, "data.train or data.val")
         if self.weights is not None and (lacking := [name for name in known if name not in self.weights]):
             problems.append(f"data.weights: has no weight for {', '.join(lacking)}; give each source of data.train one")
         for split in ("train", "val"):
             for source in self._named(split).values():
-                path = source if isinstance(source, str) else source.path if type(source) is JsonlSource else ""
                 try:
-                    _split_percent(path)
+                    _split_percent(source) if isinstance(source, str) else _part_of(source)
                 except ConfigError as problem:
                     problems.append(str(problem))
         if self.shuffle_buffer is not None:
@@ -270,8 +298,9 @@ class Data:
         """A path as a source, and one that ends in ``%N`` as a part of its file."""
         if not isinstance(source, str):
             return _part_of(source)
-        if self.format is None and (Path(source).is_dir() or source.endswith(FOREIGN_SUFFIXES)):
-            raise DataError(f"{source} is no JSONL file; say what it is: data.format=coco (or labelme, cvat, …)")
+        path, _ = _split_percent(source)
+        if self.format is None and (Path(path).is_dir() or path.endswith(FOREIGN_SUFFIXES)):
+            raise DataError(f"{path} is no JSONL file; say what it is: data.format=coco (or labelme, cvat, …)")
         return _part_of(self._of_path(source, split))
 
     def _of_path(self, path: str, split: Literal["train", "val"]) -> JsonlSource | FormatSource:
@@ -293,6 +322,8 @@ class Data:
         named = self._named("train")
         if len(named) > 1 and self.weights is None:
             yield "data.weights: streams have no lengths to mix them by; give each source of data.train a weight"
+        if self.images_per_user_turn is not None:
+            yield "data.images_per_user_turn: a stream shows one record a sample; leave it null or index the sources"
         if self.epoch_samples is not None:
             yield "data.epoch_samples: streams have no epochs; leave it null and set trainer.max_steps"
         for source in named.values():
@@ -341,17 +372,25 @@ class DeepPCBData(Data):
         """``root`` is that of the lists made here; other files say themselves where their photos are."""
 
 
+_WHOLE: dict[type, type[JsonlPart] | type[FormatPart]] = {JsonlSource: JsonlPart, FormatSource: FormatPart}
+
+
 def _part_of(source: Source) -> Source:
-    """The source, or the part of its file that a path ending in ``%N`` asks for."""
-    if type(source) is not JsonlSource:
+    """The source, or the part of its file or folder that a path ending in ``%N`` asks for."""
+    if not isinstance(source, JsonlSource | FormatSource) or type(source) not in _WHOLE:
         return source
     path, percent = _split_percent(source.path)
-    return source if percent is None else JsonlPart(**{**vars(source), "path": path, "percent": percent})
+    return source if percent is None else _WHOLE[type(source)](**vars(source) | {"path": path, "percent": percent})
+
+
+def _drawn(count: int, percent: float) -> np.ndarray:
+    """Which of ``count`` records ``percent`` of them are: at least one, from all over the file and in its order."""
+    return np.sort(np.random.default_rng(0).permutation(count)[: max(1, round(count * percent / 100))])
 
 
 def _split_percent(path: str) -> tuple[str, float | None]:
-    """A path and the percentage that follows it (``train.jsonl%30``), unless a file is really called so."""
-    match = None if Path(path).is_file() else PERCENT.fullmatch(path)
+    """A path and the percentage that follows it (``train.jsonl%30``), unless something is really called so."""
+    match = None if Path(path).exists() else PERCENT.fullmatch(path)
     if match is None:
         return path, None
     if not 0 < float(match[2]) <= 100:
@@ -359,10 +398,10 @@ def _split_percent(path: str) -> tuple[str, float | None]:
     return match[1], float(match[2])
 
 
-def _foreign(setting: str, names: Iterable[str], known: Sequence[str]) -> Iterator[str]:
-    """What to say about names that are no training sources."""
+def _foreign(setting: str, names: Iterable[str], known: Sequence[str], of: str = "data.train") -> Iterator[str]:
+    """What to say about names that are no sources of ``of``."""
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.0)
-            hint = f"did you mean {near[0]!r}?" if near else "data.train is null"
-            yield f"data.{setting}: {name!r} is not a source of data.train ({', '.join(known) or 'none'}); {hint}"
+            hint = f"did you mean {near[0]!r}?" if near else f"{of} is null"
+            yield f"data.{setting}: {name!r} is not a source of {of} ({', '.join(known) or 'none'}); {hint}"

@@ -11,9 +11,9 @@ from qcvl.doctor.lengths import Length
 from qcvl.doctor.photos import Photo
 from qcvl.doctor.reading import Entry
 from qcvl.doctor.shapes import LINE, Shapes
-from qcvl.doctor.texts import desc_parts
 from qcvl.errors import RecordError
 from qcvl.geometry.shapes import KINDS
+from qcvl.schema.descs import desc_parts
 from qcvl.schema.groups import group_of, label_of
 from qcvl.schema.records import Record
 

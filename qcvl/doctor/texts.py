@@ -1,7 +1,6 @@
 """What is odd about descriptions and summaries: each text by itself, and descriptions beside each other.
 
-A description is read as ``class/attribute,attribute:value``: parts are separated by ``/`` ``,`` ``;`` (also full-width
-ones), the class is the first part up to a ``:`` or ``=``. A summary that lists counts (``unit x2, label x1``, or a JSON
+A description is read as ``schema.descs`` says. A summary that lists counts (``unit x2, label x1``, or a JSON
 object of counts) must give the number of objects of each class it or the objects name.
 """
 
@@ -13,12 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from qcvl.schema.descs import PART_MARKS, desc_parts
 from qcvl.schema.types import Message
 
 FREQUENT = 10  # times a description must occur before one that occurs once can be its misspelling
 TYPO_LENGTH = 4  # letters from which on a difference of one may be a slip
-SEPARATORS = re.compile(r"[/,;，、；／]")
-KEY_MARKS = re.compile(r"[:=：＝]")
 SPECIAL = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|</?(?:s|unk|pad|eos|bos|image|video|audio|img|box|bbox|ref|ref-object|quad|think|tool_call|"
     r"tool_response)>",
@@ -29,19 +27,6 @@ COUNTED = re.compile(r"\s*(.+?)(?:\s*[×✕*]|(?<![A-Za-z0-9])[xX])\s*(\d{1,6})\
 _FULL_WIDTH = range(0xFF01, 0xFF5F)  # ！ to ～, each 0xFEE0 above its half-width form
 
 TextFault = tuple[str, str]  # code, message
-
-
-@lru_cache(maxsize=2**16)
-def desc_parts(desc: str) -> tuple[str, tuple[str, ...]]:
-    """The class of a description and its attributes, ``key=value`` where they have a key.
-
-    >>> desc_parts("BBU设备/品牌:华为,显示完整")
-    ('BBU设备', ('品牌=华为', '显示完整'))
-    """
-    first, *others = [part.strip() for part in SEPARATORS.split(desc)]
-    name, *values = [token.strip() for token in KEY_MARKS.split(first)]
-    attributes = ["=".join(token.strip() for token in KEY_MARKS.split(part)) for part in others if part]
-    return name or desc.strip(), (*filter(None, values), *attributes)
 
 
 @lru_cache(maxsize=2**16)
@@ -139,7 +124,7 @@ def summary_counts(summary: str) -> Counter[str] | None:
     """Counts by class in a summary of the form ``name x2, other x1`` or a JSON object of counts, else None."""
     if summary.lstrip().startswith(("{", "[")):
         return _json_counts(summary)
-    items = [COUNTED.fullmatch(item) for item in SEPARATORS.split(summary.strip().rstrip(".。")) if item.strip()]
+    items = [COUNTED.fullmatch(item) for item in PART_MARKS.split(summary.strip().rstrip(".。")) if item.strip()]
     if not items or None in items:
         return None
     return _counted((item[1], int(item[2])) for item in items if item)

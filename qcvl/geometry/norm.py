@@ -36,6 +36,20 @@ def canonical_polygon(points_N2: Sequence | Points) -> Points:
     return np.array(min(candidates))
 
 
+def ordered_like(points_N2: Sequence | Points, whole_M2: Sequence | Points) -> Points:
+    """The ring ``[N, 2]`` in the direction of the ring ``whole``, from the vertex nearest to the first of ``whole``.
+
+    So what a cut leaves of an outline goes on where the outline started; an outline that was not cut stays itself.
+    """
+    points, whole = as_points(points_N2), as_points(whole_M2)
+    if points.shape == whole.shape and np.allclose(points, whole):
+        return points
+    if signed_area(points) * signed_area(whole) < 0:
+        points = points[::-1]
+    start = int(np.argmin(((points - whole[0]) ** 2).sum(axis=1)))
+    return np.roll(points, -start, axis=0)
+
+
 def canonical_line(points_N2: Sequence | Points) -> Points:
     """The polyline ``[N, 2]`` from its left-most endpoint (tie: smaller y; closed line: the smaller next point)."""
     points = as_points(points_N2)

@@ -138,7 +138,8 @@ def above(prediction: Prediction, threshold: float, answer_format: AnswerFormat)
         return prediction
     notes = tuple(prediction.answer.annotations[number] for number in kept)
     written = rescale(notes, prediction.sizes, prediction.text_sizes)
-    text = render_answer(written, prediction.text_sizes, answer_format=replace(answer_format, step=1))
+    form = replace(answer_format, step=1)
+    text = render_answer(written, prediction.text_sizes, answer_format=form, keep_vertex_order=True)  # the model's own
     answer = replace(prediction.answer, annotations=notes, places=tuple(range(len(notes))))
     scores = tuple(prediction.scores[number] for number in kept)
     return replace(prediction, text=text, answer=answer, scores=scores)

@@ -92,12 +92,17 @@ def sort_annotations(
     ``keep_vertex_order`` leaves the points of quads, polygons and lines as they are (text quads carry meaning in
     theirs); boxes always run from top left to bottom right.
     """
-    shaped = [replace(item, shape=_canonical(item.shape, keep_vertex_order)) for item in annotations]
+    shaped = [replace(item, shape=written_shape(item.shape, keep_vertex_order)) for item in annotations]
     return [shaped[index] for index in answer_order(shaped, order)]
 
 
+def written_shape(shape: Shape, keep_vertex_order: bool) -> Shape:
+    """The shape with its points in the order answers list them."""
+    return shape if keep_vertex_order and shape.kind != "bbox_2d" else canonical(shape)
+
+
 def answer_order(annotations: Sequence[Annotation], order: Order = "reference") -> list[int]:
-    """Indices of annotations, whose shapes are canonical, in the order answers list them."""
+    """Indices of annotations, whose points are in the order of answers, in the order answers list them."""
     ranks = {index: rank for rank, index in enumerate(reading_order([item.shape for item in annotations], order))}
     return sorted(range(len(annotations)), key=lambda index: (annotations[index].image, ranks[index]))
 
@@ -109,17 +114,26 @@ def render_answer(
     answer_format: AnswerFormat = DEFAULT_FORMAT,
     image_count: int = 1,
     keep_vertex_order: bool = False,
+    by_image: bool = False,
 ) -> str:
     """The dense answer in one line: sorted, canonical, on the grid; ``{}`` (or ``[]``) when there is nothing.
 
     ``size_wh`` is ``(width, height)`` of the image, or one per image; with several images each object starts with
-    ``"image": i`` and its coordinates are on the grid of that image.
+    ``"image": i`` and its coordinates are on the grid of that image. With ``by_image``, as photos of several records
+    are spoken of, each image has an answer of its own instead: ``{"image_1": {"object_1": …}, "image_2": {}}``.
     """
     sizes = _sizes(size_wh, image_count)
     ordered = sort_annotations(annotations, answer_format.order, keep_vertex_order=keep_vertex_order)
     objects = [_object(annotation, sizes, answer_format) for annotation in ordered]
-    numbered = {f"object_{number}": item for number, item in enumerate(objects, 1)}
-    return json.dumps(objects if answer_format.form == "list" else numbered, ensure_ascii=False)
+    if not by_image:
+        named = [({"image": note.image} if len(sizes) > 1 else {}) for note in ordered]
+        whole = [{**image, **item} for image, item in zip(named, objects, strict=True)]
+        return json.dumps(_listed(whole, answer_format), ensure_ascii=False)
+    images: list[list[dict[str, Any]]] = [[] for _ in sizes]
+    for note, item in zip(ordered, objects, strict=True):
+        images[note.image].append(item)
+    keyed = {f"image_{number}": _listed(items, answer_format) for number, items in enumerate(images, 1)}
+    return json.dumps(keyed, ensure_ascii=False)
 
 
 def parse_answer(
@@ -131,16 +145,18 @@ def parse_answer(
 ) -> Answer:
     """The annotations in a model's text, in the order it wrote them, in pixels of ``size_wh``; it never raises.
 
-    Both forms, both point styles and both description keys are read. Objects with a bad geometry are dropped and make
-    the status ``repaired``, as do missing descriptions (kept as ``""``), foreign keys and fences. A truncated text
-    keeps its complete objects only. Coordinates outside the frame stay as written: they are measured, not hidden.
+    Both forms, by image or not, both point styles and both description keys are read. Objects with a bad geometry are
+    dropped and make the status ``repaired``, as do missing descriptions (kept as ``""``), foreign keys, fences, and
+    keys of other images than the given ones. A truncated text keeps its complete objects only. Coordinates outside the
+    frame stay as written: they are measured, not hidden.
     """
     sizes = _sizes(size_wh, image_count)
     found = find_objects(text)
-    annotations, places, dropped, exact = [], [], found.dropped, True
+    annotations, places, dropped, exact = [], [], found.dropped, found.named in (0, len(sizes))
     for place, pairs in enumerate(found.objects):
         try:
-            annotation, as_agreed = _annotation(pairs, sizes, answer_format.grid)
+            image = found.images[place] if found.images else None
+            annotation, as_agreed = _annotation(pairs, sizes, answer_format.grid, image)
         except RecordError:
             dropped += 1
             continue
@@ -168,15 +184,27 @@ def parse_summary(text: str) -> str:
     return text.strip()
 
 
+def render_summaries(summaries: Sequence[str]) -> str:
+    """The summaries of several photos as one answer: ``{"image_1": "…", "image_2": "…"}``, each exactly."""
+    return json.dumps({f"image_{number}": text for number, text in enumerate(summaries, 1)}, ensure_ascii=False)
+
+
+def parse_summaries(text: str, image_count: int) -> tuple[str | None, ...]:
+    """The summary that an answer keyed by image gives each of ``image_count`` photos; None for those it has none of."""
+    try:
+        found = json.loads(parse_summary(text))
+    except (ValueError, RecursionError):
+        found = None
+    given = found if isinstance(found, dict) else {}
+    texts = [given.get(f"image_{number}") for number in range(1, image_count + 1)]
+    return tuple(value if isinstance(value, str) else None for value in texts)
+
+
 def _sizes(size_wh: Size | Sequence[Size], image_count: int) -> list[Size]:
     """``(width, height)`` of every image."""
     if isinstance(size_wh[0], Real):
         return [cast(Size, size_wh)] * image_count
     return list(cast(Sequence[Size], size_wh))
-
-
-def _canonical(shape: Shape, keep_vertex_order: bool) -> Shape:
-    return shape if keep_vertex_order and shape.kind != "bbox_2d" else canonical(shape)
 
 
 def _object(annotation: Annotation, sizes: Sequence[Size], answer_format: AnswerFormat) -> dict[str, Any]:
@@ -185,18 +213,24 @@ def _object(annotation: Annotation, sizes: Sequence[Size], answer_format: Answer
     points, _ = settle_on_grid(annotation.shape, sizes[annotation.image], answer_format.grid, answer_format.step)
     geometry = write_shape(annotation.shape.kind, points.tolist(), nested=answer_format.points == "pairs")
     desc = {"label" if answer_format.form == "list" else "desc": annotation.desc}
-    image = {"image": annotation.image} if len(sizes) > 1 else {}
-    return {**image, **desc, **geometry} if answer_format.key_order == "desc_first" else {**image, **geometry, **desc}
+    return {**desc, **geometry} if answer_format.key_order == "desc_first" else {**geometry, **desc}
 
 
-def _annotation(pairs: Pairs, sizes: Sequence[Size], grid: EmitNorm) -> tuple[Annotation, bool]:
-    """One object of an answer and whether it is written as agreed."""
+def _listed(objects: Sequence[dict[str, Any]], answer_format: AnswerFormat) -> Sequence[dict[str, Any]] | dict:
+    """Objects as one answer lists them: numbered from 1, or as they are."""
+    numbered = {f"object_{number}": item for number, item in enumerate(objects, 1)}
+    return objects if answer_format.form == "list" else numbered
+
+
+def _annotation(pairs: Pairs, sizes: Sequence[Size], grid: EmitNorm, image: int | None) -> tuple[Annotation, bool]:
+    """One object of an answer and whether it is written as agreed; ``image`` where its place in the answer says it."""
     raw = dict(pairs)
     if len(raw) != len(pairs):
         raise RecordError("gives a key twice; expected each key once")
     shape = read_shape(raw, "object")
-    image = read_image_index(raw, "object", len(sizes))
+    is_keyed = image is not None
+    image = read_image_index({"image": image} if is_keyed else raw, "object", len(sizes))
     descs = [raw[key] for key in _DESC_KEYS if key in raw]
     desc = descs[0] if descs and isinstance(descs[0], str) else ""
-    as_agreed = len(descs) == 1 and bool(desc) and raw.keys() <= _ANSWER_KEYS
+    as_agreed = len(descs) == 1 and bool(desc) and raw.keys() <= _ANSWER_KEYS - ({"image"} if is_keyed else set())
     return Annotation(Shape(shape.kind, from_grid(shape.points, sizes[image], grid)), desc, image), as_agreed

@@ -49,7 +49,10 @@ class Sample:
 
     ``images`` are uint8 RGB arrays ``[H, W, 3]`` after EXIF orientation. ``kept_indices[k]`` is the index in the record
     of the object that became ``annotations[k]`` and ``coverages[k]`` the share of it that is still in the frame.
-    ``messages`` are what a chat sample says; it may be without images. ``telemetry`` counts what augmentation did
+    ``keep_vertex_order`` says that the order of a shape's points carries meaning, as the first corner of a text does.
+    ``messages`` are what a chat sample says; it may be without images. ``summaries`` are those of photos that are
+    spoken of together and judged apart (see ``data.samples.joined``), one each; empty for the sample of one record.
+    ``telemetry`` counts what augmentation did
     (``{"rotate/applied": 1, …}``).
     """
 
@@ -57,10 +60,12 @@ class Sample:
     annotations: tuple[Annotation, ...]
     task: Task
     summary: str | None = None
+    summaries: tuple[str | None, ...] = ()
     messages: tuple[Message, ...] = ()
     kept_indices: tuple[int, ...] = ()
     coverages: tuple[float, ...] = ()
     telemetry: Mapping[str, float] = field(default_factory=dict)
+    keep_vertex_order: bool = False
 
     def size(self, image: int = 0) -> tuple[int, int]:
         """``(width, height)`` in pixels of one image."""

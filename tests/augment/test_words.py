@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from qcvl.augment.words import WordPairs, has_token, mentions, replace_tokens, swap_words
+from qcvl.augment.words import WordPairs, mentions, swap_words
+from qcvl.schema.descs import has_token, replace_tokens
 
 PAIRS = [("左", "右"), ("left", "right")]
 MAPPING = {"显示完整": "只显示部分", "fully visible": "partly visible"}

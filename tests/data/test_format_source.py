@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from qcvl.convert import convert
 from qcvl.data.reading import located
 from qcvl.data.settings import DeepPCBData, FormatSource, JsonlSource
 from qcvl.doctor.survey import check_data, quick
-from qcvl.errors import DataError
+from qcvl.errors import ConfigError, DataError
 from qcvl.schema.records import read_records
 from tests.conftest import choice
 
@@ -162,3 +163,34 @@ def test_real_data_are_the_same_in_place_and_converted(shared_data, tmp_path, na
     output = [f"output={tmp_path}/all.jsonl", f"paths.output_dir={tmp_path}/run", "split=val"]
     written = read_records(convert(config.load("convert", [f"format={name}", f"input={path}", *output])))
     assert [located(record) for record in written] == list(source(path, format=name, split="val").open())
+
+
+def test_a_percentage_of_a_foreign_file_is_drawn_as_that_of_a_jsonl_file(tmp_path, make_data):
+    photos = [{"id": k, "file_name": f"{k}.png", "width": 8, "height": 8} for k in range(40)]
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(json.dumps({"images": photos, "annotations": [], "categories": []}))
+    lines = [json.dumps({"images": [f"{k}.png"], "objects": []}) + "\n" for k in range(40)]
+    (tmp_path / "same.jsonl").write_text("".join(lines))
+    paths = {"a": f"{tmp_path}/a.json%30", "b": f"{tmp_path}/b.json%2.5", "whole": f"{tmp_path}/b.json"}
+    own = source(f"{tmp_path}/a.json%30", repeat=2)
+    data = make_data(train={**paths, "own": own}, val=f"{tmp_path}/a.json%10", format="coco")
+
+    def names(source) -> list[str]:
+        return [Path(record.images[0]).name for record in source.open()]
+
+    found = {name: names(source) for name, source in data.sources("train").items()}
+    (lines,) = make_data(train=f"{tmp_path}/same.jsonl%30").sources("train").values()
+    assert found["a"] == found["own"] == names(lines) and len(found["a"]) == 12
+    assert len(found["b"]) == 1 and len(found["whole"]) == 40
+    assert data.sources("train")["own"].repeat == 2
+    assert len(names(data.sources("val")["val"])) == 4
+
+
+def test_a_percentage_of_a_foreign_path_is_refused_as_that_of_a_jsonl_file_is(coco, make_data):
+    with pytest.raises(ConfigError, match=r"instances.json%101 asks for 101 percent"):
+        make_data(train={"a": source(f"{coco}%101")})
+    with pytest.raises(DataError, match=r"instances.json is no JSONL file; say what it is: data.format=coco"):
+        make_data(train=f"{coco}%30").sources("train")
+    (coco.parent / "half%50").mkdir()
+    data = make_data(train=str(coco.parent / "half%50"), format="labelme")
+    assert data.sources("train")["train"].path.endswith("half%50")

@@ -11,7 +11,7 @@ import torch
 from qcvl.augment.schedule import Phase
 from qcvl.data.course import Course
 from qcvl.data.fetching import Guarded, lost_worker
-from qcvl.data.settings import JsonlPart, SceneSource
+from qcvl.data.settings import FormatPart, JsonlPart, SceneSource
 from qcvl.data.shards import JsonlShard
 from qcvl.data.stream_loader import StreamLoader
 from qcvl.errors import CheckpointError, ConfigError, DataError, RecordError
@@ -320,6 +320,7 @@ def test_a_curriculum_follows_the_steps_of_the_run(dataset_of):
     [
         ({"weights": None}, "data.weights: streams have no lengths to mix them by; give each source"),
         ({"epoch_samples": 9}, "data.epoch_samples: streams have no epochs; leave it null and set trainer.max_steps"),
+        ({"images_per_user_turn": 2}, "data.images_per_user_turn: a stream shows one record a sample"),
         ({"train": "a.jsonl%30", "weights": None}, "data.train: nobody counts the lines of a stream, as a.jsonl%30"),
         ({"train": "a.json", "format": "coco", "weights": None}, "a.json of format coco is no stream, .* convert it"),
     ],
@@ -332,10 +333,13 @@ def test_settings_that_a_stream_cannot_have_are_refused(make_data, changes, mess
 def test_sources_that_are_no_streams_or_repeat_are_refused(make_data):
     scenes = SceneSource(count=3, seed=0, domain="base", language="en", repeat=1, task=None, prompts=None)
     part = JsonlPart(path="a.jsonl", percent=30, repeat=1, task=None, prompts=None)
+    rows = {"format": "messages", "split": "train", "root": None}
+    other = FormatPart(path="a.parquet", percent=30, repeat=1, task=None, prompts=None, **rows)
     for source, message in (
         (scenes, "data.train: a SceneSource is no stream; set data.shuffle_buffer=null"),
         (make_data.source("en.jsonl", repeat=2), "en.jsonl with repeat 2: streams mix by data.weights alone"),
         (part, "as a.jsonl%30 asks for"),
+        (other, "as a.parquet%30 asks for"),
     ):
         with pytest.raises(ConfigError, match=message):
             make_data(train={"a": source}, shuffle_buffer=7)

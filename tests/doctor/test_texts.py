@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcvl.doctor.texts import FREQUENT, desc_parts, look_at_desc, look_at_summary, look_at_vocabulary, summary_counts
+from qcvl.doctor.texts import FREQUENT, look_at_desc, look_at_summary, look_at_vocabulary, summary_counts
+from qcvl.schema.descs import desc_parts
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ from qcvl.geometry.grid import grid_limits, settle_on_grid
 from qcvl.geometry.norm import canonical
 from qcvl.geometry.shapes import Shape
 from qcvl.schema import Annotation, AnswerFormat, Record, parse_answer, render_answer
-from qcvl.schema.answer import DEFAULT_FORMAT, parse_summary, render_summary, sort_annotations
+from qcvl.schema.answer import (
+    DEFAULT_FORMAT,
+    parse_summaries,
+    parse_summary,
+    render_summaries,
+    render_summary,
+    sort_annotations,
+)
 
 SIZE = (1000, 1000)  # grid points of norm1000 are its pixels
 
@@ -155,10 +162,10 @@ def scenes(draw):
     return sizes, items
 
 
-@given(scenes(), formats)
-def test_what_is_rendered_parses_back_within_half_a_grid_cell(scene, form):
+@given(scenes(), formats, st.booleans())
+def test_what_is_rendered_parses_back_within_half_a_grid_cell(scene, form, by_image):
     sizes, items = scene
-    text = render_answer(items, sizes, answer_format=form)
+    text = render_answer(items, sizes, answer_format=form, by_image=by_image)
     answer = parse_answer(text, sizes, answer_format=form)
     assert (answer.status, answer.dropped) == ("strict", 0)
     assert text.isprintable() or "\n" not in text
@@ -175,10 +182,11 @@ def test_what_is_rendered_parses_back_within_half_a_grid_cell(scene, form):
             assert np.all(np.abs(found.shape.points - wanted.points) <= 0.5 * cell + 1e-9)
 
 
-@given(scenes(), formats)
-def test_objects_stand_in_reading_order_of_the_floats(scene, form):
+@given(scenes(), formats, st.booleans())
+def test_objects_stand_in_reading_order_of_the_floats(scene, form, by_image):
     sizes, items = scene
-    answer = parse_answer(render_answer(items, sizes, answer_format=form), sizes, answer_format=form)
+    text = render_answer(items, sizes, answer_format=form, by_image=by_image)
+    answer = parse_answer(text, sizes, answer_format=form)
 
     def key(item):
         shape = canonical(item.shape)
@@ -190,23 +198,73 @@ def test_objects_stand_in_reading_order_of_the_floats(scene, form):
     assert [item.desc for item in sort_annotations(items, form.order)] == [item.desc for item in answer.annotations]
 
 
-@given(scenes(), formats, st.data())
-def test_a_cut_answer_is_truncated_and_keeps_exactly_its_complete_objects(scene, form, data):
+@given(scenes(), formats, st.booleans(), st.data())
+def test_a_cut_answer_is_truncated_and_keeps_exactly_its_complete_objects(scene, form, by_image, data):
     sizes, items = scene
-    text = render_answer(items, sizes, answer_format=form)
+    text = render_answer(items, sizes, answer_format=form, by_image=by_image)
     whole = parse_answer(text, sizes, answer_format=form).annotations
     cut = data.draw(st.integers(1, len(text) - 1))
     answer = parse_answer(text[:cut], sizes, answer_format=form)
     assert answer.status == "truncated"
-    ends = [text.index(json.dumps(item, ensure_ascii=False)) for item in _raw_objects(text)]
-    sizes_of = [len(json.dumps(item, ensure_ascii=False)) for item in _raw_objects(text)]
+    ends = [text.index(json.dumps(item, ensure_ascii=False)) for item in _raw_objects(text, by_image)]
+    sizes_of = [len(json.dumps(item, ensure_ascii=False)) for item in _raw_objects(text, by_image)]
     complete = sum(end + size <= cut for end, size in zip(ends, sizes_of, strict=True))
     assert answer.annotations == whole[:complete]
 
 
-def _raw_objects(text):
-    value = json.loads(text)
-    return value if isinstance(value, list) else list(value.values())
+def _raw_objects(text, by_image):
+    parts = json.loads(text).values() if by_image else [json.loads(text)]
+    return [item for part in parts for item in (part if isinstance(part, list) else part.values())]
+
+
+KEYED = '{"image_1": {"object_1": {"bbox_2d": [0, 900, 500, 1000], "desc": "a"}}, "image_2": {}, "image_3": {}}'
+
+
+def test_photos_of_several_records_have_an_answer_each():
+    items, sizes = [box(0, 90, 50, 100, "a"), box(0, 0, 50, 50, "b", image=2)], [(100, 100), (9, 9), (50, 50)]
+    assert render_answer(items[:1], sizes, by_image=True) == KEYED
+    text = render_answer(items, sizes, by_image=True, answer_format=answer_format(form="list"))
+    assert text == (
+        '{"image_1": [{"bbox_2d": [0, 900, 500, 1000], "label": "a"}], "image_2": [], '
+        '"image_3": [{"bbox_2d": [0, 0, 1000, 1000], "label": "b"}]}'
+    )
+    assert render_answer([], sizes, by_image=True) == '{"image_1": {}, "image_2": {}, "image_3": {}}'
+    assert parse_answer('{"image_1": {}, "image_2": []}', sizes[:2]) == parse_answer("{}", sizes[:2])
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "images"),
+    [
+        (KEYED, "strict", [0]),
+        (f"```json\n{KEYED}\n```", "repaired", [0]),
+        (KEYED.replace("image_1", "image_4").replace("image_2", "image_1"), "repaired", []),  # there is no fourth
+        (KEYED.replace(', "image_3": {}', ""), "repaired", [0]),  # says nothing about the third
+        (KEYED.replace('"image_2": {}', '"image_2": {"object_1": {"bbox_2d": [1, 2, 3, 4], "desc": "b"}'), "truncated",
+         [0, 1]),
+        ('{"image_3": {"bbox_2d": [1, 2, 3, 4], "desc": "b"}, "image_1": {}, "image_2": {}}', "repaired", [2]),
+        ("{'image_2': [{'bbox_2d': [1, 2, 3, 4], 'label': 'b'}], 'image_3': [{'bbox_2d': [1, 2, 3, 4], 'label': 'c'}]}",
+         "repaired", [1, 2]),
+        ('{"image_1": {"object_1": {"bbox_2d": [1, 2, 3, 4], "desc": "b", "image": 1}}, "image_2": {}, "image_3": {}}',
+         "repaired", [0]),  # the key it stands under counts
+        ('{"image_1": "two screws", "image_2": "", "image_3": ""}', "failed", []),
+    ],
+)  # fmt: skip
+def test_an_object_lies_in_the_image_whose_key_it_stands_under(text, status, images):
+    answer = parse_answer(text, [(100, 100)] * 3)
+    assert (answer.status, [note.image for note in answer.annotations]) == (status, images)
+
+
+@given(st.lists(texts, min_size=1, max_size=4))
+def test_summaries_of_several_photos_come_back_exactly(summaries):
+    text = render_summaries(summaries)
+    assert parse_summaries(f" {text}\n", len(summaries)) == tuple(summaries)
+    assert parse_summaries(text[:-1], 2) == (None, None)
+
+
+def test_a_photo_that_an_answer_has_no_summary_of_has_none():
+    assert render_summaries(["光模块×3", "a"]) == '{"image_1": "光模块×3", "image_2": "a"}'
+    assert parse_summaries('{"image_2": "a", "image_1": 3, "image_9": "b"}', 3) == (None, "a", None)
+    assert parse_summaries("two screws", 1) == parse_summaries('["a"]', 1) == (None,)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Text in photos as quads: ICDAR's ``gt_*.txt``, MMOCR's ``textdet_*.json`` and WildReceipt's lists.
 
 Corners are pixels from the photo's top left edge in the order in which the text is read, and records keep that order
-(``keep_vertex_order`` of ``render_answer`` keeps it in an answer too). The description is the text; MMOCR's detection
+(``data.keep_vertex_order`` keeps it in answers too). The description is the text; MMOCR's detection
 files have none and get the category. What is marked not to be read (``###``, ``ignore``) is left out and said.
 
     gt_img_1.txt       x1,y1,x2,y2,x3,y3,x4,y4,text           for img_1.jpg, all of a folder
