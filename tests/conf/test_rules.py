@@ -124,3 +124,14 @@ def test_the_template_is_shifted_in_fused_pairs_alone(pair, refused):
     else:
         config.check_compatible(cfg)
     config.check_compatible(OmegaConf.create({"augment": {"order": [], "ops": ops}, "data": {"pair": pair}}))
+
+
+def test_streams_need_an_end_and_cannot_say_which_groups_were_seen():
+    streamed = ["data=jsonl", "data.train=/abs/shards", "data.val=/abs/val.jsonl", "data.shuffle_buffer=100"]
+    with pytest.raises(ConfigError, match="^trainer.max_steps: data.shuffle_buffer reads streams, which have no end"):
+        config.check_compatible(config.load("train", streamed))
+    for end in ("trainer.max_steps=9", "trainer.fast_dev_run=true"):
+        config.check_compatible(config.load("train", [*streamed, end]))
+    with pytest.raises(ConfigError, match="^group_by: which groups training saw is not known of streams"):
+        config.check_compatible(config.load("evaluate", [*streamed, "group_by=site"]))
+    config.check_compatible(config.load("evaluate", [*streamed, "group_by=site", "data.train=null"]))
