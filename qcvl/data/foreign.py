@@ -44,18 +44,19 @@ class Row:
         return RecordError(problem.problem, path=self.file, line=self.line, field=field)
 
 
-def records_of(path: Path, split: str, read: Callable[[Row], Record]) -> Iterator[Record]:
-    """What ``read`` makes of each sample of a file or folder; its refusals name file, line and field.
+def records_of(path: Path, split: str, read: Callable[[Row], Record]) -> Iterator[Record | RecordError]:
+    """What ``read`` makes of each sample of a file or folder; its refusals, in their places, name file, line and field.
 
     Raises:
-        DataError: for a file that is missing or cannot be read, or the first sample that is refused.
+        DataError: for a file that is missing or cannot be read.
     """
     for row in read_rows(path, split):
         try:
             record = read(row)
         except RecordError as problem:
-            raise row.located(problem) from None
-        yield replace(record, path=row.file, line=row.line)
+            yield row.located(problem)
+        else:
+            yield replace(record, path=row.file, line=row.line)
 
 
 def read_rows(path: Path, split: str) -> Iterator[Row]:

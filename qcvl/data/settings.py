@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
-from qcvl.errors import ConfigError, DataError
+from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
@@ -120,14 +120,23 @@ class FormatSource:
     complete: ClassVar[bool] = False
 
     def open(self) -> Sequence[Record]:
-        """Read all records; what was left out is logged by reason, with its first place."""
-        from qcvl.data.reading import find_reader, summarize, told_apart
+        """Read all records; raises DataError with what is wrong in them, the first 20 problems one a line."""
+        from qcvl.data.reading import told_apart
 
-        root = Path(self.root) if self.root else None
-        records, notices = told_apart(find_reader(self.format)(Path(self.path), self.split, root))
+        return told_apart(self.stream())[0]
+
+    def stream(self) -> "Iterator[Record | RecordError]":
+        """Each record, or what is wrong in its place; at the end it is logged what was left out, by reason."""
+        from qcvl.data.reading import Notice, find_reader, summarize
+
+        notices = []
+        for item in find_reader(self.format)(Path(self.path), self.split, Path(self.root) if self.root else None):
+            if isinstance(item, Notice):
+                notices.append(item)
+            else:
+                yield item
         for line in summarize(notices):
             logger.warning("%s: %s", self.path, line)
-        return records
 
 
 @settings
