@@ -44,14 +44,17 @@ class Row:
         return RecordError(problem.problem, path=self.file, line=self.line, field=field)
 
 
-def records_of(path: Path, split: str, read: Callable[[Row], Record]) -> Iterator[Record]:
-    """What ``read`` makes of each sample of a file or folder; its refusals name file, line and field.
+def records_of(path: Path, split: str, read: Callable[[Row], Record]) -> Iterator[Record | RecordError]:
+    """What ``read`` makes of each sample of a file or folder; its refusals, in their places, name file, line and field.
 
     Raises:
-        DataError: for a file that is missing or cannot be read, or the first sample that is refused.
+        DataError: for a file that is missing or cannot be read.
     """
     for row in read_rows(path, split):
-        yield read_row(row, read)
+        try:
+            yield read_row(row, read)
+        except RecordError as problem:
+            yield problem
 
 
 def read_row(row: Row, read: Callable[[Row], Record]) -> Record:

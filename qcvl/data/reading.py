@@ -1,6 +1,7 @@
 """What the readers and writers of ``qcvl.data.formats`` are, and what they share.
 
-A format is a module there. ``to_records(path, split, root)`` reads a data set as a stream of Records and Notices;
+A format is a module there. ``to_records(path, split, root)`` reads a data set as a stream of Records, Notices and, in
+the place of what is wrong, RecordErrors (see ``each``), so that one look finds them all;
 ``write(records, output)`` writes one and returns the Notices of what it could not write. A format of conversations has
 ``write_chats(records, output)`` instead, which gets chat records (see ``data.conversation``). Any may be absent.
 
@@ -21,12 +22,12 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from qcvl.data import formats
 from qcvl.data.entries import Entry
 from qcvl.data.images import image_size
-from qcvl.errors import ConfigError, DataError
+from qcvl.errors import ConfigError, DataError, QcvlError, RecordError
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.shapes import Kind, Shape, as_points
 from qcvl.schema.lines import FEWEST_DISTINCT
@@ -35,6 +36,8 @@ from qcvl.schema.types import URLS, Annotation
 
 Split = Literal["train", "val"]
 Size = tuple[int, int]  # (width, height)
+LISTED = 20  # problems of a data set that one error names
+T = TypeVar("T")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif")
 
 
@@ -46,7 +49,8 @@ class Notice:
     where: str
 
 
-Reader = Callable[[Path, Split, Path | None], Iterator[Record | Notice]]
+Item = Record | Notice | RecordError
+Reader = Callable[[Path, Split, Path | None], Iterator[Item]]
 Writer = Callable[[Sequence[Record], Path], list[Notice]]
 
 
@@ -76,16 +80,47 @@ def _module(name: str) -> ModuleType:
     return import_module(f"{formats.__name__}.{name}")
 
 
-def told_apart(stream: Iterable[Record | Notice]) -> tuple[list[Record], list[Notice]]:
-    """The records of a reader, and what it had to say."""
+def each(entries: Iterable[T], read: Callable[[T], Iterator[Record | Notice]]) -> Iterator[Item]:
+    """What ``read`` makes of each entry; where it refuses one, its refusal, and on with the next."""
+    for entry in entries:
+        try:
+            yield from read(entry)
+        except RecordError as problem:
+            yield problem
+
+
+def told_apart(stream: Iterable[Item]) -> tuple[list[Record], list[Notice]]:
+    """The records of a reader, and what it had to say.
+
+    Raises:
+        RecordError: for the one thing that is wrong.
+        DataError: for several, the first ``LISTED`` of them one a line.
+    """
     records: list[Record] = []
     notices: list[Notice] = []
-    for item in stream:
-        if isinstance(item, Notice):
-            notices.append(item)
-        else:
-            records.append(item)
+    problems: list[RecordError] = []
+    try:
+        for item in stream:
+            if isinstance(item, Notice):
+                notices.append(item)
+            elif isinstance(item, RecordError):
+                problems.append(item)
+            else:
+                records.append(item)
+    except RecordError as problem:  # where nothing can be read on
+        problems.append(problem)
+    if len(problems) > 1:
+        raise DataError(listed(problems))
+    if problems:
+        raise problems[0]
     return records, notices
+
+
+def listed(problems: Sequence[QcvlError]) -> str:
+    """Problems one a line, and how many more there are."""
+    rest = len(problems) - LISTED
+    more = [f"and {rest:,} more problems; python -m qcvl.check lists all of them"] if rest > 0 else []
+    return "\n".join([*map(str, problems[:LISTED]), *more])
 
 
 def summarize(notices: Iterable[Notice]) -> list[str]:

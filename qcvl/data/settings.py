@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
 from qcvl.data.stream_source import FORMS, PERCENT, StreamSource
-from qcvl.errors import ConfigError, DataError
+from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
@@ -128,14 +128,23 @@ class FormatSource:
     complete: ClassVar[bool] = False
 
     def open(self) -> Sequence[Record]:
-        """Read all records; what was left out is logged by reason, with its first place."""
-        from qcvl.data.reading import find_reader, summarize, told_apart
+        """Read all records; raises DataError with what is wrong in them, the first 20 problems one a line."""
+        from qcvl.data.reading import told_apart
 
-        root = Path(self.root) if self.root else None
-        records, notices = told_apart(find_reader(self.format)(Path(self.path), self.split, root))
+        return told_apart(self.items())[0]
+
+    def items(self) -> Iterator[Record | RecordError]:
+        """Each record, or what is wrong in its place; at the end it is logged what was left out, by reason."""
+        from qcvl.data.reading import Notice, find_reader, summarize
+
+        notices = []
+        for item in find_reader(self.format)(Path(self.path), self.split, Path(self.root) if self.root else None):
+            if isinstance(item, Notice):
+                notices.append(item)
+            else:
+                yield item
         for line in summarize(notices):
             logger.warning("%s: %s", self.path, line)
-        return records
 
     def streamed(self, block: int) -> StreamSource:
         """The shards that the path means, as a stream; raises ConfigError for formats that are not of one line each."""
@@ -154,10 +163,10 @@ class FormatPart(FormatSource):
 
     percent: float = Field(gt=0, le=100)
 
-    def open(self) -> Sequence[Record]:
-        """At least one record, drawn as those of a JSONL file are."""
-        records = super().open()
-        return [records[row] for row in _drawn(len(records), self.percent).tolist()] if records else records
+    def items(self) -> Iterator[Record | RecordError]:
+        """At least one record (or what is wrong in its place), drawn as those of a JSONL file are."""
+        items = list(super().items())
+        yield from (items[row] for row in (_drawn(len(items), self.percent).tolist() if items else ()))
 
     def streamed(self, block: int) -> StreamSource:
         """Refused, as for a part of a JSONL file."""

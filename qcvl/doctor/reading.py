@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qcvl.data.completeness import sampling_of
-from qcvl.data.settings import JsonlSource, Sampling, Source
+from qcvl.data.settings import FormatSource, JsonlSource, Sampling, Source
 from qcvl.errors import QcvlError, RecordError
 from qcvl.schema.lines import Line, ObjectFields, located, read_line
 from qcvl.schema.records import Record, require_file
@@ -76,7 +76,8 @@ def read_blocks(source: Source, count: int) -> Iterator[Block]:
         if isinstance(source, JsonlSource):
             yield from _line_blocks(Path(source.path), count)
         else:
-            yield from _item_blocks(_one_by_one(source.open()), count)
+            opened = source.items() if isinstance(source, FormatSource) else source.open()
+            yield from _item_blocks(_one_by_one(opened), count)
     except RecordError as error:
         yield Block((error,), None, 1, 0)
 

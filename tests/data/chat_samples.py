@@ -1,10 +1,9 @@
 """Samples as other tools write them, and what their records say."""
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
-from qcvl.data.reading import file_name
+from qcvl.data.reading import file_name, find_reader, told_apart
 from qcvl.schema.records import Record
 
 FORMATS = ("qwen_conversations", "messages", "ms_swift", "sharegpt")
@@ -38,5 +37,5 @@ def grounding(answer, objects, asked="<image>Find the <ref-object>", images=("bo
 
 def opened(name: str, path: Path, folder: Path) -> list[Record]:
     """The records a reader makes of a file, with their photos named from ``folder``."""
-    found = import_module(f"qcvl.data.formats.{name}").to_records(path, "train", None)
+    found, _ = told_apart(find_reader(name)(path, "train", None))
     return [replace(record, images=tuple(file_name(image, folder) for image in record.images)) for record in found]

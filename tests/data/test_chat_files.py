@@ -94,5 +94,5 @@ def test_of_the_printed_examples_of_qwen_the_sound_ones_are_read(shared_data, tm
 
 def test_the_video_examples_of_qwen_are_refused_by_name(shared_data, tmp_path):
     path = shared_data("formats") / "qwen-vl-finetune/demo/video.json"
-    with pytest.raises(RecordError, match=rf"video\.json: \[0\]\.video is given, but {VIDEO}"):
+    with pytest.raises(DataError, match=rf"video\.json: \[0\]\.video is given, but {VIDEO}"):
         opened("qwen_conversations", path, tmp_path)

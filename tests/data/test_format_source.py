@@ -15,7 +15,7 @@ from qcvl.convert import convert
 from qcvl.data.reading import located
 from qcvl.data.settings import DeepPCBData, FormatSource, JsonlSource
 from qcvl.doctor.survey import check_data, quick
-from qcvl.errors import ConfigError, DataError
+from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.schema.records import read_records
 from tests.conftest import choice
 
@@ -194,3 +194,42 @@ def test_a_percentage_of_a_foreign_path_is_refused_as_that_of_a_jsonl_file_is(co
     (coco.parent / "half%50").mkdir()
     data = make_data(train=str(coco.parent / "half%50"), format="labelme")
     assert data.sources("train")["train"].path.endswith("half%50")
+
+
+def broken(count: int) -> dict:
+    """A COCO file of which every other one of so many photos has no height."""
+    photos = [
+        {"id": k, "file_name": f"{k}.png", "width": 8} | ({} if k % 2 else {"height": 8}) for k in range(2 * count)
+    ]
+    return {"images": photos, "annotations": [], "categories": []}
+
+
+@pytest.mark.parametrize("count", [1, 3, 20, 23])
+def test_one_error_names_the_first_twenty_of_all_that_is_wrong_in_a_foreign_file(tmp_path, count):
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken(count)))
+    with pytest.raises(RecordError if count == 1 else DataError) as caught:
+        source(path).open()
+    lines = str(caught.value).splitlines()
+    named = [f"{path}: images[{2 * k + 1}].height is missing; the format needs it" for k in range(count)]
+    rest = ["and 3 more problems; python -m qcvl.check lists all of them"] if count > 20 else []
+    assert lines == named[:20] + rest
+
+
+def test_the_check_lists_everything_that_is_wrong_in_a_foreign_file(tmp_path, make_data):
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken(3)))
+    data = make_data(train={"a": source(path)}, val=None, sampling="dense")
+    missing = [line for line in errors_of(data) if "height is missing" in line]
+    assert [line.partition(" is ")[0] for line in missing] == [f"{path}: images[{k}].height" for k in (1, 3, 5)]
+
+
+def test_lines_go_on_after_a_bad_one_and_end_at_one_that_is_no_json(tmp_path):
+    path = tmp_path / "lanes.json"
+    lane = {"lanes": [[1, 2]], "h_samples": [0, 5], "raw_file": "a.png"}
+    bad = [lane | {"lanes": [[1]]}, lane, lane | {"h_samples": "x"}]
+    path.write_text("".join(json.dumps(item) + "\n" for item in bad) + "{\n")
+    with pytest.raises(DataError) as caught:
+        source(path, format="tusimple").open()
+    starts = [line.split(" ")[1] for line in str(caught.value).splitlines()]
+    assert starts == ["lanes[0]", "h_samples", "is"]

@@ -17,7 +17,19 @@ from shapely.geometry import Polygon
 
 from qcvl.data.entries import Entry
 from qcvl.data.images import image_size
-from qcvl.data.reading import Notice, Photos, Size, Split, annotation, file_name, one_line, photo_record, polygon
+from qcvl.data.reading import (
+    Item,
+    Notice,
+    Photos,
+    Size,
+    Split,
+    annotation,
+    each,
+    file_name,
+    one_line,
+    photo_record,
+    polygon,
+)
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
 
@@ -26,7 +38,7 @@ _IMAGE = {"id", "file_name", "width", "height", "license", "flickr_url", "coco_u
 _DIGITS = 9  # of a pixel: x + width is rounded, so that 0.1 and 0.2 make 0.3
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The photos of an annotation file in its order; file names are below ``root``, else below the file's folder."""
     top = Entry.of_json(path)
     photos = Photos(root or path.parent)
@@ -34,11 +46,16 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
     images = _by_id(top["images"])
     annotations = top["annotations"]
     places = _by_image(annotations, images)
-    for number, (key, image) in enumerate(images.items(), 1):
+
+    def photo(numbered: tuple[int, Any]) -> Iterator[Record | Notice]:
+        number, key = numbered
+        image = images[key]
         size = (image["width"].whole(), image["height"].whole())
         found = (item for place in places[key] for item in _object(annotations[place], names, size))
         file = photos.find(image["file_name"].text(), image["file_name"])
         yield from photo_record(file, found, image, size=size, number=number, **_about(image))
+
+    yield from each(enumerate(images, 1), photo)
 
 
 def _by_id(entries: Entry) -> dict[int | str, Entry]:

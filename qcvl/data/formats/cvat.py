@@ -13,7 +13,18 @@ from pathlib import Path
 from xml.parsers import expat
 
 from qcvl.data.entries import Entry
-from qcvl.data.reading import Notice, Photos, Size, Split, annotation, photo_record, polygon, with_attributes
+from qcvl.data.reading import (
+    Item,
+    Notice,
+    Photos,
+    Size,
+    Split,
+    annotation,
+    each,
+    photo_record,
+    polygon,
+    with_attributes,
+)
 from qcvl.errors import RecordError
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
@@ -31,7 +42,7 @@ class Element:
     text: str = ""
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The photos of an export (``annotations.xml`` or its folder) in its order.
 
     Photos are looked for below ``root``, else in ``images/`` beside the file, else beside it.
@@ -42,11 +53,14 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
         raise top.entry.error(f"is <{top.tag}>; expected <annotations>, an export as CVAT for images 1.1")
     beside = file.parent / "images"
     photos = Photos(root or (beside if beside.is_dir() else file.parent))
-    for child in top.children:
-        if child.tag == "track":
-            raise child.entry.error("is a track of CVAT for video; export the task as CVAT for images 1.1")
-        if child.tag == "image":
-            yield from _photo(child, photos)
+    yield from each(top.children, lambda child: _child(child, photos))
+
+
+def _child(child: Element, photos: Photos) -> Iterator[Record | Notice]:
+    if child.tag == "track":
+        raise child.entry.error("is a track of CVAT for video; export the task as CVAT for images 1.1")
+    if child.tag == "image":
+        yield from _photo(child, photos)
 
 
 def _photo(image: Element, photos: Photos) -> Iterator[Record | Notice]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcvl.data.entries import Entry, read_lines
-from qcvl.data.reading import Notice, Split, annotation, photo_record, photo_size, photos_by_stem
+from qcvl.data.reading import Item, Notice, Split, annotation, each, photo_record, photo_size, photos_by_stem
 from qcvl.errors import DataError
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
@@ -17,14 +17,15 @@ from qcvl.schema.types import Annotation
 HEADERS = ("imagesource", "gsd")
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The photos of ``path`` or, where there is one, of its folder ``train`` or ``val``, by name."""
     folder = path / split if (path / split).is_dir() else path
     labels = next((place for place in (folder / "labelTxt", folder) if any(place.glob("*.txt"))), None)
     if labels is None:
         raise DataError(f"{folder} has no labelTxt folder with *.txt files; expected a DOTA folder")
     photos = photos_by_stem(root or _photo_folder(folder, labels))
-    for file in sorted(labels.glob("*.txt")):
+
+    def photo(file: Path) -> Iterator[Record | Notice]:
         if file.stem in photos:
             yield from _read_file(file, photos[file.stem])
         elif any(_header(line) is None for line in read_lines(file)):
@@ -32,6 +33,8 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
             raise Entry(None, file).error(f"has no photo {file.stem}.* in {where}; root=FOLDER names another folder")
         else:
             yield Notice("label file without objects and without photo", str(file))
+
+    yield from each(sorted(labels.glob("*.txt")), photo)
 
 
 def _photo_folder(folder: Path, labels: Path) -> Path:

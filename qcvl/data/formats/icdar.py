@@ -14,11 +14,13 @@ from pathlib import Path
 
 from qcvl.data.entries import Entry, read_json_lines, read_lines
 from qcvl.data.reading import (
+    Item,
     Notice,
     Photos,
     Size,
     Split,
     annotation,
+    each,
     photo_record,
     photos_by_stem,
     polygon,
@@ -31,7 +33,7 @@ from qcvl.schema.types import Annotation
 NOT_READ = "###"
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The photos of a folder of ``gt_*.txt`` files, of one of them, or of a list of the other two kinds."""
     if path.is_dir():
         files = sorted(path.glob("gt_*.txt"))
@@ -46,13 +48,16 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
         yield from _text_files([path], root or path.parent)
 
 
-def _text_files(files: list[Path], folder: Path) -> Iterator[Record | Notice]:
+def _text_files(files: list[Path], folder: Path) -> Iterator[Item]:
     photos = photos_by_stem(folder)
-    for file in files:
+
+    def photo(file: Path) -> Iterator[Record | Notice]:
         top, stem = Entry(None, file), file.stem.removeprefix("gt_")
         if stem not in photos:
             raise top.error(f"goes with a photo {stem}.*, which is not in {folder}; root=FOLDER names another folder")
         yield from photo_record(photos[stem], [_text_line(line) for line in read_lines(file)], top)
+
+    yield from each(files, photo)
 
 
 def _text_line(line: Entry) -> Annotation | Notice:
@@ -67,13 +72,17 @@ def _text_line(line: Entry) -> Annotation | Notice:
     return annotation("quad", list(zip(numbers[::2], numbers[1::2], strict=True)), fields[8].text(), line)
 
 
-def _mmocr(top: Entry, photos: Photos) -> Iterator[Record | Notice]:
+def _mmocr(top: Entry, photos: Photos) -> Iterator[Item]:
     names = {entry["id"].whole(least=0): entry["name"].text() for entry in top["metainfo"]["category"]}
-    for number, item in enumerate(top["data_list"], 1):
+
+    def photo(numbered: tuple[int, Entry]) -> Iterator[Record | Notice]:
+        number, item = numbered
         size = (item["width"].whole(), item["height"].whole())
         file = photos.find(item["img_path"].text(), item["img_path"])
         found = [_mmocr_text(entry, names, size) for entry in item["instances"]]
         yield from photo_record(file, found, item, size=size, number=number)
+
+    yield from each(enumerate(top["data_list"], 1), photo)
 
 
 def _mmocr_text(entry: Entry, names: dict[int, str], size: Size) -> Annotation | Notice:
@@ -89,14 +98,17 @@ def _mmocr_text(entry: Entry, names: dict[int, str], size: Size) -> Annotation |
     return polygon(points, text.text() if text is not None else names[number], entry, size)
 
 
-def _wildreceipt(path: Path, photos: Photos) -> Iterator[Record | Notice]:
+def _wildreceipt(path: Path, photos: Photos) -> Iterator[Item]:
     names = _classes(path.parent / "class_list.txt")
-    for line in read_json_lines(path):
+
+    def photo(line: Entry) -> Iterator[Record | Notice]:
         size = (line["width"].whole(), line["height"].whole())
         file = photos.find(line["file_name"].text(), line["file_name"])
         yield from photo_record(
             file, [_receipt_text(entry, names, size) for entry in line["annotations"]], line, size=size
         )
+
+    yield from each(read_json_lines(path), photo)
 
 
 def _classes(file: Path) -> dict[int, str]:

@@ -14,38 +14,53 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from qcvl.data.entries import Entry
-from qcvl.data.reading import Notice, Photos, Size, Split, annotation, one_line, photo_record, photo_size, polygon
+from qcvl.data.reading import (
+    Item,
+    Notice,
+    Photos,
+    Size,
+    Split,
+    annotation,
+    each,
+    one_line,
+    photo_record,
+    photo_size,
+    polygon,
+)
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
 
 _WORDS = ("choices", "textarea", "taxonomy", "rating", "number")
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The tasks of an export in its order; photos are looked for below ``root``, else below the file's folder."""
     photos = Photos(root or path.parent)
-    for number, task in enumerate(Entry.of_json(path), 1):
-        name = _photo_entry(task["data"])
-        photo = name.value if name.text().startswith("data:") else photos.find(_local_name(name), name)
-        done = [entry for entry in task["annotations"] if not entry.marked("was_cancelled")]
-        for other in done[1:]:
-            yield Notice("annotation of another annotator", other.where)
-        if task.marked("predictions"):
-            yield Notice("predictions of a model", task.where)
-        regions = _regions(done[0]["result"]) if done else {}
-        size = _size(regions)
-        words, found = [], []
-        for region in regions.values():
-            if any(_shape_name(result) for result in region):
-                found += list(_object(region, size or photo_size(photo, region[0])))
-            else:
-                words += list(_words(region))
-                found += [Notice(f"result of type {kind}", entry.where) for entry, kind in _unread(region)]
-        summary = one_line(", ".join(words)) if words else None
-        metadata = {key: value for key, value in task["data"].mapping().items() if key != name.key}
-        yield from photo_record(
-            photo, found, task, size=size, number=number, summary=summary, metadata=metadata, annotated=bool(done)
-        )
+    yield from each(enumerate(Entry.of_json(path), 1), lambda numbered: _task(*numbered, photos))
+
+
+def _task(number: int, task: Entry, photos: Photos) -> Iterator[Record | Notice]:
+    name = _photo_entry(task["data"])
+    photo = name.value if name.text().startswith("data:") else photos.find(_local_name(name), name)
+    done = [entry for entry in task["annotations"] if not entry.marked("was_cancelled")]
+    for other in done[1:]:
+        yield Notice("annotation of another annotator", other.where)
+    if task.marked("predictions"):
+        yield Notice("predictions of a model", task.where)
+    regions = _regions(done[0]["result"]) if done else {}
+    size = _size(regions)
+    words, found = [], []
+    for region in regions.values():
+        if any(_shape_name(result) for result in region):
+            found += list(_object(region, size or photo_size(photo, region[0])))
+        else:
+            words += list(_words(region))
+            found += [Notice(f"result of type {kind}", entry.where) for entry, kind in _unread(region)]
+    summary = one_line(", ".join(words)) if words else None
+    metadata = {key: value for key, value in task["data"].mapping().items() if key != name.key}
+    yield from photo_record(
+        photo, found, task, size=size, number=number, summary=summary, metadata=metadata, annotated=bool(done)
+    )
 
 
 def _photo_entry(data: Entry) -> Entry:

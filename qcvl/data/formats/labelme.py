@@ -16,7 +16,7 @@ from typing import Any
 
 from qcvl.data.entries import Entry
 from qcvl.data.images import image_size
-from qcvl.data.reading import Notice, Photos, Size, Split, annotation, file_name, photo_record, polygon
+from qcvl.data.reading import Item, Notice, Photos, Size, Split, annotation, each, file_name, photo_record, polygon
 from qcvl.errors import DataError
 from qcvl.geometry.shapes import Kind
 from qcvl.schema.records import Record
@@ -26,7 +26,7 @@ VERSION = "5.5.0"  # of the files written
 _TYPES: dict[Kind, str] = {"bbox_2d": "rectangle", "quad": "polygon", "poly": "polygon", "line": "linestrip"}
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The photos of one file or of all ``*.json`` files below a folder, by name.
 
     A photo that is not found is taken from the file's own ``imageData`` where there is one.
@@ -34,8 +34,7 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record |
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path} has no *.json file; expected a folder of LabelMe files")
-    for file in files:
-        yield from _read_file(Entry.of_json(file), root)
+    yield from each(files, lambda file: _read_file(Entry.of_json(file), root))
 
 
 def _read_file(top: Entry, root: Path | None) -> Iterator[Record | Notice]:

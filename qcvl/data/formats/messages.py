@@ -15,7 +15,7 @@ from typing import Any
 
 from qcvl.data.conversation import image_of
 from qcvl.data.foreign import Row, image_value, records_of, remaining, write_rows
-from qcvl.data.reading import Notice, Split
+from qcvl.data.reading import Item, Notice, Split
 from qcvl.data.turns import NO_AUDIO, TAG, Images, Turn, as_messages, listed_images, read_turns, refuse_other_media
 from qcvl.errors import RecordError
 from qcvl.schema.messages import NO_VIDEO
@@ -31,12 +31,11 @@ UNREAD = {
 }
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """Chat records of a file or folder; fields beside those above are kept in ``metadata``.
 
-    Raises:
-        RecordError: for a part of another type or with keys of another type, an image in an answer, images without a
-            place, or turns in an order that cannot be trained; names file, line and field.
+    A RecordError stands in the place of a part of another type or with keys of another type, an image in an answer,
+    images without a place, or turns in an order that cannot be trained; it names file, line and field.
     """
     return records_of(path, split, lambda row: record_of(row, root or row.file.parent))
 

@@ -26,7 +26,7 @@ from typing import Any
 from qcvl.data.foreign import Row, image_value, records_of, remaining
 from qcvl.data.formats.messages import read_parts
 from qcvl.data.images import image_size
-from qcvl.data.reading import Split
+from qcvl.data.reading import Item, Split
 from qcvl.data.turns import Images, Turn, as_messages, listed_images, read_turns, refuse_other_media, split_tags
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.objects import describe
@@ -52,13 +52,12 @@ _NAMED_IMAGE = re.compile(r"<img>(.+?)</img>")
 _PLACEHOLDER = re.compile(r"<ref-object>|<bbox>")
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """Chat records of a file or folder; fields beside those above are kept in ``metadata``.
 
-    Raises:
-        RecordError: for a sample with video, audio or tools, a tag in an answer, another number of tags than images or
-            of placeholders than objects, a turn that is not to be trained, or turns in another order; names file, entry
-            and field.
+    A RecordError stands in the place of a sample with video, audio or tools, a tag in an answer, another number of tags
+    than images or of placeholders than objects, a turn that is not to be trained, or turns in another order; it names
+    file, entry and field.
     """
     return records_of(path, split, lambda row: _record(row, root or row.file.parent))
 

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from qcvl.data.entries import Entry, read_json_lines
-from qcvl.data.reading import Notice, Split, located, one_line, with_attributes
+from qcvl.data.reading import Item, Split, each, located, one_line, with_attributes
 from qcvl.schema.records import Record
 
 KIND_KEYS = ("类别", "category", "class", "type", "label", "name")
@@ -28,11 +28,14 @@ _RENAMED = {"bbox": "bbox_2d", "polygon": "poly", "polyline": "line", "label": "
 _PAIR = re.compile(r"(?:^|[,，;；])\s*([^\s=,，;；/:]+)=")  # a value may hold commas: the next key ends it
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The lines of a file; relative names of photos are below ``root``, else below the file's own folder."""
-    for line in read_json_lines(path):
+
+    def read(line: Entry) -> Iterator[Record]:
         record = Record.from_json(json.dumps(_today(line), ensure_ascii=False), path, line.line)
         yield located(record, root)
+
+    yield from each(read_json_lines(path), read)
 
 
 def _today(line: Entry) -> dict[str, Any]:

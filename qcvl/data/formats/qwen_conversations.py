@@ -15,7 +15,7 @@ from typing import Any
 
 from qcvl.data.conversation import image_of
 from qcvl.data.foreign import Row, image_value, records_of, remaining, write_rows
-from qcvl.data.reading import Notice, Split
+from qcvl.data.reading import Item, Notice, Split
 from qcvl.data.turns import Images, as_messages, join_tags, listed_images, read_turns, refuse_other_media, split_tags
 from qcvl.schema.records import Record
 
@@ -23,12 +23,11 @@ USED = ("image", "images", "conversations", "system", "data_path")
 SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """Chat records of a file or folder; fields beside those above are kept in ``metadata``.
 
-    Raises:
-        RecordError: for a sample with video, a tag in an answer, another number of tags than images, or turns in an
-            order that cannot be trained; names file, entry and field.
+    A RecordError stands in the place of a sample with video, a tag in an answer, another number of tags than images, or
+    turns in an order that cannot be trained; it names file, entry and field.
     """
     return records_of(path, split, lambda row: _record(row, root or row.file.parent))
 

@@ -12,19 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcvl.data.foreign import Row, image_value, records_of, remaining
-from qcvl.data.reading import Split
+from qcvl.data.reading import Item, Split
 from qcvl.data.turns import Images, as_messages, listed_images, read_turns, refuse_other_media, split_tags
 from qcvl.schema.records import Record
 
 USED = ("messages", "conversations", "images", "image", "system")
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """Chat records of a file or folder; fields beside those above are kept in ``metadata``.
 
-    Raises:
-        RecordError: for a sample with video, audio or tools, a tag in an answer, another number of tags than images, or
-            turns in an order that cannot be trained (observations among them); names file, entry and field.
+    A RecordError stands in the place of a sample with video, audio or tools, a tag in an answer, another number of tags
+    than images, or turns in an order that cannot be trained (observations among them); it names file, entry and field.
     """
     return records_of(path, split, lambda row: _record(row, root or row.file.parent))
 

@@ -8,20 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcvl.data.entries import Entry, read_json_lines
-from qcvl.data.reading import Notice, Photos, Split, annotation, photo_record
+from qcvl.data.reading import Item, Notice, Photos, Split, annotation, each, photo_record
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
 
 LANE = "lane"
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The frames of a label file in its order; ``raw_file`` is below ``root``, else below the file's folder."""
     photos = Photos(root or path.parent)
-    for line in read_json_lines(path):
+
+    def frame(line: Entry) -> Iterator[Record | Notice]:
         rows = line["h_samples"].numbers()
         found = [_lane(lane, rows) for lane in line["lanes"]]
         yield from photo_record(photos.find(line["raw_file"].text(), line["raw_file"]), found, line)
+
+    yield from each(read_json_lines(path), frame)
 
 
 def _lane(lane: Entry, rows: list[float]) -> Annotation | Notice:

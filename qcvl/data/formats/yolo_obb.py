@@ -15,7 +15,19 @@ from pathlib import Path
 import yaml
 
 from qcvl.data.entries import Entry, read_lines, read_text
-from qcvl.data.reading import PHOTO_SUFFIXES, Notice, Photos, Size, Split, annotation, photo_record, photo_size, polygon
+from qcvl.data.reading import (
+    PHOTO_SUFFIXES,
+    Item,
+    Notice,
+    Photos,
+    Size,
+    Split,
+    annotation,
+    each,
+    photo_record,
+    photo_size,
+    polygon,
+)
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.records import Record
 from qcvl.schema.types import Annotation
@@ -23,17 +35,21 @@ from qcvl.schema.types import Annotation
 _ROUND = 9  # digits of a pixel: 0.3 * 1280 is 384, not 383.99999999999994
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record | Notice]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The photos of a split in the order of their names, or of the list that names them."""
     names, files = _data_set(path, split, root)
     read: set[Path] = set()
-    for file, entry in files:
+
+    def photo(named: tuple[Path, Entry]) -> Iterator[Record | Notice]:
+        file, entry = named
         labels, size = _label_file(file), photo_size(file, entry)
         if entry.line is None:  # the photos of a folder, not those of a list
             read.add(labels)
         lines = read_lines(labels) if labels.is_file() else ()
         found = [_object(line, names, size) for line in lines]
         yield from photo_record(file, found, Entry(None, labels if labels.is_file() else file), size=size)
+
+    yield from each(files, photo)
     for folder in sorted({labels.parent for labels in read if f"{os.sep}labels{os.sep}" in str(labels)}):
         for labels in sorted(set(folder.glob("*.txt")) - read):
             yield Notice("label file without a photo", str(labels))
