@@ -64,13 +64,13 @@ class ScratchModel(ModelSettings):
     ``architecture`` is a ``config.json`` (model_type, text_config, vision_config in Hugging Face's names) without the
     vocabulary, which comes from ``tokenizer`` (a folder, hub id or ``embedded:tiny``). Weights are normal with
     ``init_std``; outputs of residual branches are divided by sqrt(2 * layers) when ``scale_residual_outputs``; the
-    vision position table is 2-D sine-cosine times ``position_table_scale``.
+    vision position table is 2-D sine-cosine times ``position_table_scale`` (null for a family without one).
     """
 
     architecture: dict[str, Any]
     tokenizer: str
     init_std: Annotated[float, Field(gt=0)]
-    position_table_scale: float
+    position_table_scale: float | None
     scale_residual_outputs: bool
     seed: int
 
