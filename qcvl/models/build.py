@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from qcvl.errors import CheckpointError, ConfigError
+from qcvl.models.context import extend_context
 from qcvl.models.spec import Processing
 from qcvl.models.speed import speed_up
 
@@ -29,8 +30,10 @@ def load_pretrained(folder: Path, spec: "ModelSpec") -> PreTrainedModel:
     """
     dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
     try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        extend_context(config, spec.context_factor)
         model, report = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except SafetensorError as error:
         raise CheckpointError(f"{folder}: a weight file is damaged ({error}); copy the checkpoint again") from error
@@ -48,6 +51,7 @@ def load_pretrained(folder: Path, spec: "ModelSpec") -> PreTrainedModel:
 def build_scratch(spec: "ScratchModel", processing: Processing) -> PreTrainedModel:
     """Random weights for ``spec.architecture`` over the tokenizer's vocabulary; equal for equal seeds."""
     config = scratch_config(spec.architecture, processing)
+    extend_context(config, spec.context_factor)
     with torch.random.fork_rng(devices=[]):  # constructing draws numbers that are overwritten below
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     initialise(model, spec)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "auto"]
 Attention = Literal["auto", "sdpa", "varlen", "flash_attention_2"]
 Count = Annotated[int, Field(ge=1)]
+ContextFactor = Annotated[float, Field(ge=1, le=4)]  # beyond 4, YaRN was not trained or measured by anyone
 
 
 @settings
@@ -22,6 +23,7 @@ class ModelSettings:
 
     ``dtype=auto`` keeps the checkpoint's own. ``attn=auto`` is flash_attention_2 on a GPU that has it, else varlen
     (exact SDPA per packed sample). ``lr_multiplier`` scales the stage's learning rates for this model.
+    ``context_factor`` above 1 lengthens the context by YaRN (see ``models.context``).
     """
 
     dtype: Dtype
@@ -29,6 +31,7 @@ class ModelSettings:
     min_cells: Count
     max_cells: Count
     lr_multiplier: Annotated[float, Field(gt=0)]
+    context_factor: ContextFactor
     gradient_checkpointing: bool
 
     def __post_init__(self) -> None:
@@ -90,7 +93,7 @@ Model = ModelSpec | ScratchModel
 
 
 def at_path(model: Model, path: str) -> ModelSpec:
-    """The checkpoint at ``path`` with the number format, attention, image budget and rate factor of ``model``."""
+    """The checkpoint at ``path`` with the number format, attention, image budget, rate and context of ``model``."""
     return ModelSpec(
         path=path,
         dtype=model.dtype,
@@ -98,5 +101,6 @@ def at_path(model: Model, path: str) -> ModelSpec:
         min_cells=model.min_cells,
         max_cells=model.max_cells,
         lr_multiplier=model.lr_multiplier,
+        context_factor=model.context_factor,
         gradient_checkpointing=model.gradient_checkpointing,
     )

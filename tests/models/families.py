@@ -30,6 +30,5 @@ ARCHITECTURES: dict[str, dict] = {
         },
     },
     "qwen3_vl": ARCHITECTURE,
-    "qwen3_vl_moe": ARCHITECTURE
-    | {"model_type": "qwen3_vl_moe", "text_config": ARCHITECTURE["text_config"] | EXPERTS},
+    "qwen3_vl_moe": ARCHITECTURE | {"model_type": "qwen3_vl_moe", "text_config": ARCHITECTURE["text_config"] | EXPERTS},
 }

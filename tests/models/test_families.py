@@ -1,4 +1,4 @@
-"""Every family goes the whole way: equal to plain transformers, packed rows equal to separate ones, saved, generating."""
+"""Every family goes the whole way: equal to plain transformers, packed like separate, saved, generating."""
 
 import json
 
@@ -125,7 +125,9 @@ def test_windows_are_kept_apart_and_full_layers_are_not(tokenizer_folder):
         changed = rows.clone()
         changed[:4] += 1  # the first cell
         with torch.no_grad():
-            before, after = (visual(pixels, grid_thw=grid, return_dict=True).pooler_output for pixels in (rows, changed))
+            before, after = (
+                visual(pixels, grid_thw=grid, return_dict=True).pooler_output for pixels in (rows, changed)
+            )
         reached.append((before != after).any(1).view(4, 4))
     assert reached[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert reached[1].all()
