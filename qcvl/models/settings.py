@@ -80,7 +80,8 @@ class ScratchModel(ModelSettings):
     def load_processing(self, *, light: bool = False) -> Processing:
         """Tokenizer and template of ``tokenizer``, patch grid of ``architecture``. ``light``: to count tokens."""
         folder = find_folder(self.tokenizer, weights=False)
-        return load_processing(folder, self.architecture, self.min_cells, self.max_cells, light=light)
+        cells = self.min_cells, self.max_cells
+        return load_processing(folder, self.architecture, *cells, light=light, borrowed=True)
 
     def load_model(self) -> "PreTrainedModel":
         """A model with reproducible random weights on the CPU; the global random state is left as it was."""

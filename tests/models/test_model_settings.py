@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from pydantic import ValidationError
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -22,6 +20,7 @@ from qcvl.errors import CheckpointError
 from qcvl.models.build import sine_cosine_table
 from qcvl.models.settings import ModelSpec, ScratchModel
 from qcvl.models.towers import count_parameters
+from tests.conftest import composed
 from tests.models.conftest import ARCHITECTURE, scratch
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -35,10 +34,8 @@ def spec(path, dtype="auto"):
 
 
 def from_yaml(name, **changes):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = OmegaConf.to_container(compose(name)) | changes
-    cls = {"ModelSpec": ModelSpec, "ScratchModel": ScratchModel}[values.pop("_target_").rpartition(".")[2]]
-    return cls, values
+    values = composed(f"model/{name}.yaml") | changes
+    return ModelSpec if "path" in values else ScratchModel, values
 
 
 def test_importing_the_settings_imports_neither_torch_nor_transformers():
