@@ -21,9 +21,10 @@ ContextFactor = Annotated[float, Field(ge=1, le=4)]  # beyond 4, YaRN was not tr
 class ModelSettings:
     """What every model choice has: number format, attention, image budget in merged cells, and its rate factor.
 
-    ``dtype=auto`` keeps the checkpoint's own. ``attn=auto`` is flash_attention_2 on a GPU that has it, else varlen
-    (exact SDPA per packed sample). ``lr_multiplier`` scales the stage's learning rates for this model.
-    ``context_factor`` above 1 lengthens the context by YaRN (see ``models.context``).
+    ``dtype=auto`` keeps the checkpoint's own. ``attn=auto`` is flash_attention_2 on a GPU that has it, else varlen:
+    torch's own kernel on a GPU in half precision, exact SDPA per packed sample elsewhere. ``lr_multiplier`` scales the
+    stage's learning rates for this model. ``context_factor`` above 1 lengthens the context by YaRN (see
+    ``models.context``).
     """
 
     dtype: Dtype
