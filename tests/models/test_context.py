@@ -10,7 +10,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from qcvl.errors import ConfigError
 from qcvl.models.forward import hidden_states
-from qcvl.models.settings import ModelSpec
+from qcvl.models.settings import ModelSpec, at_path
 from qcvl.models.spec import FAMILIES
 from tests.models.conftest import make_sample, pack, scratch
 from tests.models.families import ARCHITECTURES
@@ -89,3 +89,7 @@ def test_a_context_is_never_shortened_or_stretched_out_of_all_proportion(tokeniz
     for factor in (0.5, 8):
         with pytest.raises(ValidationError, match="context_factor"):
             settings(tokenizer_folder, "qwen3_vl", factor)
+
+
+def test_the_context_goes_with_a_model_to_another_path(tokenizer_folder):
+    assert at_path(settings(tokenizer_folder, "qwen3_vl", 3), "elsewhere").context_factor == 3

@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText
 
 from qcvl.checkpoints.adapters import init_from, save_model
 from qcvl.checkpoints.merge import merge
+from qcvl.checkpoints.reopen import base_of
 from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import collate
 from qcvl.errors import CheckpointError, ConfigError
@@ -214,3 +215,10 @@ def test_a_later_stage_starts_from_an_adapter_on_experts_that_its_tuner_names_ag
     assert trained == {"aligner"}
     with pytest.raises(CheckpointError, match="12 of 36 tensors have no place"):
         init_from(moe().load_model(), lora(), ["aligner"], tmp_path)
+
+
+def test_an_adapter_is_read_with_the_context_it_was_trained_with(make_module, small_model, lora):
+    longer = small_model(context_factor=2.0)
+    contract = make_module(model=longer, tuner=lora()).contract
+    assert contract.base.context_factor == 2
+    assert base_of(contract, small_model()) == base_of(contract, longer) == longer
