@@ -47,6 +47,17 @@ def choice(path: str) -> dict:
     return {key: value for key, value in yaml.safe_load((CONF / path).read_text()).items() if key != "_target_"}
 
 
+def composed(path: str) -> dict:
+    """A YAML file under ``conf`` with the defaults it names, as Hydra composes it, without its ``_target_``."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    file = CONF / path
+    with initialize_config_dir(str(file.parent), version_base="1.3"):
+        values = OmegaConf.to_container(compose(file.stem))
+    return {key: value for key, value in values.items() if key != "_target_"}
+
+
 @pytest.fixture(scope="session")
 def small_model():
     """``small_model(**changes)``: settings of ``model=tiny_scratch`` with fewer layers, for photos of 1-16 cells."""
@@ -190,19 +201,22 @@ def make_module(small_model, processing, prompts):
     from qcvl.schema.answer import DEFAULT_FORMAT
     from qcvl.tuning.settings import AdamW, CosineWarmupWithMinLr, FullTuner, TrainingStage
 
-    def make(*, tuner=None, towers=("llm", "aligner"), aux_grounding=0.0, rate=1e-3, model=None, **changes):
+    def make(*, tuner=None, towers=("llm", "aligner"), rate=1e-3, model=None, **changes):
         torch.manual_seed(0)  # a module's draws follow from the seed of the run it is built in
         model, tuner = model or small_model(), tuner or FullTuner()
         stage = choice("stage/2.yaml") | {"towers": list(towers), "rates": {"adapter": rate, "full": rate}}
-        parts = {"model": model, "tuner": tuner, "stage": TrainingStage(**stage), "processing": processing}
+        parts = {"model": model, "tuner": tuner, "stage": TrainingStage(**stage)}
+        parts["processing"] = changes.pop("processing", processing)
         parts["contract"] = describe(answer_format=DEFAULT_FORMAT, prompts=prompts, pairing=None, **parts)
         parts |= {
             "optimizer": AdamW(**choice("optimizer/adamw.yaml")),
             "lr_scheduler": CosineWarmupWithMinLr(**choice("lr_scheduler/cosine_warmup_with_min_lr.yaml")),
             "init_from": None,
         }
-        weights = choice("objective/sft.yaml")["token_weights"] | changes.pop("token_weights", {})
-        return SFT(aux_grounding=aux_grounding, token_weights=weights).setup(**parts | changes)
+        objective = choice("objective/sft.yaml")
+        objective["token_weights"] |= changes.pop("token_weights", {})
+        objective |= {name: changes.pop(name) for name in ("aux_grounding", "load_balance") if name in changes}
+        return SFT(**objective).setup(**parts | changes)
 
     return make
 

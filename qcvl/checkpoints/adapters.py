@@ -87,7 +87,11 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_modules(folder: Path) -> AdapterModules:
-    """The modules an adapter checkpoint covers, by their names in the base model; read from its tensors' names."""
+    """The modules an adapter checkpoint covers, by their names in the base model; read from its tensors' names.
+
+    Adapters on parameters (peft's ``target_parameters``, for fused experts) are not among them: they have no module of
+    their own, and the tuner names them again.
+    """
     config = read_adapter_config(folder)
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING[peft.PeftType(config["peft_type"])]
     names = [name.removeprefix(PREFIX) for name in read_adapter(folder)]
@@ -98,7 +102,9 @@ def adapter_modules(folder: Path) -> AdapterModules:
         raise CheckpointError(
             f"{folder}: its tensors name no module of {config['peft_type']}; {ADAPTER_WEIGHTS} is foreign"
         )
-    return AdapterModules(frozenset(targets), frozenset(saved))
+    holders = tuple("." + name.rpartition(".")[0] for name in config.get("target_parameters") or ())
+    modules = {name for name in targets if not name.replace(".base_layer", "").endswith(holders)}
+    return AdapterModules(frozenset(modules), frozenset(saved))
 
 
 def load_adapter(model: peft.PeftModel, folder: Path) -> None:

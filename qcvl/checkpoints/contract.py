@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import PositiveInt, TypeAdapter, ValidationError
+from pydantic import PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from qcvl.errors import CheckpointError
 from qcvl.schema.settings import settings
@@ -17,11 +17,15 @@ VERSION = 1
 
 @settings
 class Base:
-    """The model under the checkpoint: where it was, its Hugging Face ``model_type`` and its fingerprint."""
+    """The model under the checkpoint: where it was, its Hugging Face ``model_type`` and its fingerprint.
+
+    ``context_factor`` is how many times its trained context it was read with (see ``models.context``).
+    """
 
     path: str
     model_type: str
     fingerprint: str
+    context_factor: PositiveFloat
 
 
 @settings

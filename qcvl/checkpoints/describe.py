@@ -22,9 +22,11 @@ def describe_base(model: Model, model_type: str) -> Base:
     """The base of a run: a folder's fingerprint, or for random weights that of the settings that make them."""
     if isinstance(model, ModelSpec):
         folder = find_folder(model.path, weights=True)
-        return Base(path=model.path, model_type=model_type, fingerprint=fingerprint(folder))
-    settings = json.dumps(dataclasses.asdict(model), sort_keys=True)
-    return Base(path="scratch", model_type=model_type, fingerprint=hashlib.sha256(settings.encode()).hexdigest())
+        path, mark = model.path, fingerprint(folder)
+    else:
+        settings = json.dumps(dataclasses.asdict(model), sort_keys=True)
+        path, mark = "scratch", hashlib.sha256(settings.encode()).hexdigest()
+    return Base(path=path, model_type=model_type, fingerprint=mark, context_factor=model.context_factor)
 
 
 def describe(

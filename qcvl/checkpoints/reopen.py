@@ -65,10 +65,13 @@ def reopen(folder: Path, model: Model, *, merged: bool = False) -> Reopened:
 def base_of(contract: Contract, model: Model) -> Model:
     """``model`` where it is the base a checkpoint was trained on, else the base its contract names, read as ``model``.
 
+    Either is read with the length of context the checkpoint was trained with.
+
     Raises:
         CheckpointError: when that folder holds other weights now.
     """
     named = contract.base
+    model = replace(model, context_factor=named.context_factor)
     if describe_base(model, named.model_type).fingerprint == named.fingerprint:
         return model
     spec = at_path(model, named.path)

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from qcvl.models.kernel import fits_kernel, kernel_attention
+
 VARLEN = "qcvl_varlen"
 LEAST_FILL = 0.8  # shortest over longest segment of one padded call: at .8 the waste costs less than another call
 
@@ -80,6 +82,8 @@ def segment_attention(
 
     ``query`` is ``[1, H, L, D]``; ``key`` and ``value`` may have fewer heads (grouped-query attention).
     """
+    if fits_kernel(query, dropout):
+        return kernel_attention(query, key, value, lengths, causal=causal, scaling=scaling)
     options: dict[str, Any] = {"is_causal": causal, "scale": scaling, "dropout_p": dropout}
     options["enable_gqa"] = key.shape[1] != query.shape[1]
     if len(set(lengths)) == 1:  # nothing to gather: the row is a stack of equal segments

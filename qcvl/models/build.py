@@ -10,14 +10,15 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from qcvl.errors import CheckpointError
+from qcvl.errors import CheckpointError, ConfigError
+from qcvl.models.context import extend_context
 from qcvl.models.spec import Processing
 from qcvl.models.speed import speed_up
 
 if TYPE_CHECKING:
     from qcvl.models.settings import ModelSettings, ModelSpec, ScratchModel
 
-TEXT_OUTPUT = re.compile(r"\.language_model\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)$")
+TEXT_OUTPUT = re.compile(r"\.language_model\.layers\.\d+\.(self_attn\.o_proj|mlp(\.experts)?\.down_proj)$")
 VISION_OUTPUT = re.compile(r"\.visual\.blocks\.\d+\.(attn\.proj|mlp\.(linear_fc2|fc2|down_proj))$")
 
 
@@ -29,8 +30,10 @@ def load_pretrained(folder: Path, spec: "ModelSpec") -> PreTrainedModel:
     """
     dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
     try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        extend_context(config, spec.context_factor)
         model, report = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except SafetensorError as error:
         raise CheckpointError(f"{folder}: a weight file is damaged ({error}); copy the checkpoint again") from error
@@ -48,6 +51,7 @@ def load_pretrained(folder: Path, spec: "ModelSpec") -> PreTrainedModel:
 def build_scratch(spec: "ScratchModel", processing: Processing) -> PreTrainedModel:
     """Random weights for ``spec.architecture`` over the tokenizer's vocabulary; equal for equal seeds."""
     config = scratch_config(spec.architecture, processing)
+    extend_context(config, spec.context_factor)
     with torch.random.fork_rng(devices=[]):  # constructing draws numbers that are overwritten below
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     initialise(model, spec)
@@ -61,7 +65,8 @@ def scratch_config(architecture: dict[str, Any], processing: Processing) -> PreT
     tokens = processing.tokenizer.get_vocab().values()
     text = {**architecture["text_config"], "vocab_size": max(tokens) + 1}
     text |= {"eos_token_id": processing.turn_end, "pad_token_id": processing.pad}
-    vision = {**architecture["vision_config"], "out_hidden_size": text["hidden_size"]}
+    width = "hidden_size" if architecture["model_type"] == "qwen2_vl" else "out_hidden_size"  # of what the merger gives
+    vision = {**architecture["vision_config"], width: text["hidden_size"]}
     ids = {
         "image_token_id": processing.image_pad,
         "video_token_id": processing.video_pad,
@@ -75,21 +80,48 @@ def scratch_config(architecture: dict[str, Any], processing: Processing) -> PreT
 
 @torch.no_grad()
 def initialise(model: PreTrainedModel, spec: "ScratchModel") -> None:
-    """Overwrite all weights: normal with ``init_std``, biases 0, norms 1, the position table sine-cosine."""
+    """Overwrite all weights: normal with ``init_std``, biases 0, norms 1, a position table sine-cosine."""
     generator = torch.Generator().manual_seed(spec.seed)
     depth = {TEXT_OUTPUT: model.config.text_config.num_hidden_layers, VISION_OUTPUT: model.config.vision_config.depth}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv3d) and name != "lm_head":
-            layers = next((count for pattern, count in depth.items() if pattern.search(name)), None)
+        if name == "lm_head":
+            continue
+        for maps, weight in _maps(module).items():
+            where = ".".join(part for part in (name, maps) if part)
+            layers = next((count for pattern, count in depth.items() if pattern.search(where)), None)
             shrink = math.sqrt(2 * layers) if layers and spec.scale_residual_outputs else 1.0
-            module.weight.normal_(0.0, spec.init_std / shrink, generator=generator)
-            bias = getattr(module, "bias", None)
-            if bias is not None:
-                bias.zero_()
+            weight.normal_(0.0, spec.init_std / shrink, generator=generator)
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            bias.zero_()
     if not model.config.tie_word_embeddings:
         model.lm_head.weight.normal_(0.0, spec.init_std, generator=generator)
-    table = model.model.visual.pos_embed.weight
-    table.copy_(spec.position_table_scale * sine_cosine_table(*table.shape))
+    _position_table(model, spec.position_table_scale)
+
+
+def _maps(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of one module that map features to features, by their names; a linear layer's has the empty name."""
+    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv3d):
+        return {"": module.weight}
+    own = dict(module.named_parameters(recurse=False))
+    return {name: weight for name, weight in own.items() if weight.ndim > 1}  # a router's, and all experts' in one
+
+
+def _position_table(model: PreTrainedModel, scale: float | None) -> None:
+    """Fill the vision position table of the families that have one.
+
+    Raises:
+        ConfigError: for a scale without a table, or a table without a scale.
+    """
+    table = getattr(model.model.visual, "pos_embed", None)
+    if (table is None) != (scale is None):
+        family = model.config.model_type
+        raise ConfigError(
+            f"model.position_table_scale={scale}: "
+            + (f"{family} has no vision position table; set it to null" if table is None else f"{family} needs one")
+        )
+    if table is not None:
+        table.weight.copy_(scale * sine_cosine_table(*table.weight.shape))
 
 
 def sine_cosine_table(positions: int, width: int) -> torch.Tensor:

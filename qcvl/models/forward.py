@@ -17,11 +17,13 @@ from qcvl.models.spec import Family
 class Hidden(NamedTuple):
     """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in image order or None.
 
-    Without images these have no row, or are None where the batch has no ``pixel_values`` at all.
+    Without images these have no row, or are None where the batch has no ``pixel_values`` at all. ``router_logits`` are
+    ``[L, experts]`` of each layer that has experts, where asked for.
     """
 
     states: torch.Tensor
     visual: torch.Tensor | None
+    router_logits: tuple[torch.Tensor, ...] = ()
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
@@ -41,7 +43,7 @@ def normalised(patches: torch.Tensor, family: Family) -> torch.Tensor:
     return values.div_(255).sub_(mean).div_(std).flatten(1)
 
 
-def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
+def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool = False) -> Hidden:
     """Run both towers over packed samples.
 
     Args:
@@ -49,6 +51,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
         batch: ``input_ids [1, L]``, ``position_ids [4, 1, L]`` (row 0 restarting at 0 per sample), ``segments``
             (lengths of the samples, summing to L), and with images ``pixel_values [N, patch_values]`` (see
             ``normalised``) and ``image_grid_thw [n, 3]``.
+        routing: give the logits of the routers as well.
 
     A row of text alone, whose patches are ``[0, patch_values]``, still takes the vision tower along, over one blank
     cell that counts for nothing: other ranks may have images, and all must run and reduce the same layers.
@@ -58,7 +61,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
     """
     core = unwrap(model).model
     embeds = core.get_input_embeddings()(batch["input_ids"])
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"output_router_logits": True} if routing else {}
     visual = None
     if batch.get("pixel_values") is not None:
         seen = _look(core.visual, batch["pixel_values"], batch["image_grid_thw"])
@@ -69,7 +72,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
             visual, deepstack = visual[:0], None
         embeds = _place(embeds, is_cell, visual)
         if deepstack:
-            extra = {"visual_pos_masks": is_cell, "deepstack_visual_embeds": deepstack}
+            extra |= {"visual_pos_masks": is_cell, "deepstack_visual_embeds": deepstack}
     out = core.language_model(
         inputs_embeds=embeds,
         position_ids=batch["position_ids"],
@@ -78,7 +81,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any]) -> Hidden:
         **_packing(core.language_model.config._attn_implementation, batch["segments"], embeds.device),
         **extra,
     )
-    return Hidden(out.last_hidden_state, visual)
+    return Hidden(out.last_hidden_state, visual, tuple(out.get("router_logits") or ()))
 
 
 def label_logits(model: nn.Module, hidden: torch.Tensor, label_index: torch.Tensor) -> torch.Tensor:

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "auto"]
 Attention = Literal["auto", "sdpa", "varlen", "flash_attention_2"]
 Count = Annotated[int, Field(ge=1)]
+ContextFactor = Annotated[float, Field(ge=1, le=4)]  # beyond 4, YaRN was not trained or measured by anyone
 
 
 @settings
 class ModelSettings:
     """What every model choice has: number format, attention, image budget in merged cells, and its rate factor.
 
-    ``dtype=auto`` keeps the checkpoint's own. ``attn=auto`` is flash_attention_2 on a GPU that has it, else varlen
-    (exact SDPA per packed sample). ``lr_multiplier`` scales the stage's learning rates for this model.
+    ``dtype=auto`` keeps the checkpoint's own. ``attn=auto`` is flash_attention_2 on a GPU that has it, else varlen:
+    torch's own kernel on a GPU in half precision, exact SDPA per packed sample elsewhere. ``lr_multiplier`` scales the
+    stage's learning rates for this model. ``context_factor`` above 1 lengthens the context by YaRN (see
+    ``models.context``).
     """
 
     dtype: Dtype
@@ -29,6 +32,7 @@ class ModelSettings:
     min_cells: Count
     max_cells: Count
     lr_multiplier: Annotated[float, Field(gt=0)]
+    context_factor: ContextFactor
     gradient_checkpointing: bool
 
     def __post_init__(self) -> None:
@@ -64,20 +68,21 @@ class ScratchModel(ModelSettings):
     ``architecture`` is a ``config.json`` (model_type, text_config, vision_config in Hugging Face's names) without the
     vocabulary, which comes from ``tokenizer`` (a folder, hub id or ``embedded:tiny``). Weights are normal with
     ``init_std``; outputs of residual branches are divided by sqrt(2 * layers) when ``scale_residual_outputs``; the
-    vision position table is 2-D sine-cosine times ``position_table_scale``.
+    vision position table is 2-D sine-cosine times ``position_table_scale`` (null for a family without one).
     """
 
     architecture: dict[str, Any]
     tokenizer: str
     init_std: Annotated[float, Field(gt=0)]
-    position_table_scale: float
+    position_table_scale: float | None
     scale_residual_outputs: bool
     seed: int
 
     def load_processing(self, *, light: bool = False) -> Processing:
         """Tokenizer and template of ``tokenizer``, patch grid of ``architecture``. ``light``: to count tokens."""
         folder = find_folder(self.tokenizer, weights=False)
-        return load_processing(folder, self.architecture, self.min_cells, self.max_cells, light=light)
+        cells = self.min_cells, self.max_cells
+        return load_processing(folder, self.architecture, *cells, light=light, borrowed=True)
 
     def load_model(self) -> "PreTrainedModel":
         """A model with reproducible random weights on the CPU; the global random state is left as it was."""
@@ -90,7 +95,7 @@ Model = ModelSpec | ScratchModel
 
 
 def at_path(model: Model, path: str) -> ModelSpec:
-    """The checkpoint at ``path`` with the number format, attention, image budget and rate factor of ``model``."""
+    """The checkpoint at ``path`` with the number format, attention, image budget, rate and context of ``model``."""
     return ModelSpec(
         path=path,
         dtype=model.dtype,
@@ -98,5 +103,6 @@ def at_path(model: Model, path: str) -> ModelSpec:
         min_cells=model.min_cells,
         max_cells=model.max_cells,
         lr_multiplier=model.lr_multiplier,
+        context_factor=model.context_factor,
         gradient_checkpointing=model.gradient_checkpointing,
     )

@@ -177,7 +177,13 @@ class Processing:
 
 
 def load_processing(
-    folder: Path, config: Mapping[str, Any], min_cells: int, max_cells: int, *, light: bool = False
+    folder: Path,
+    config: Mapping[str, Any],
+    min_cells: int,
+    max_cells: int,
+    *,
+    light: bool = False,
+    borrowed: bool = False,
 ) -> Processing:
     """The processing of a local folder with tokenizer files, for the model that ``config`` describes.
 
@@ -187,8 +193,9 @@ def load_processing(
         min_cells: smallest number of merged cells (visual tokens) an image is resized to.
         max_cells: largest number of merged cells.
         light: read the tokenizer without transformers, to count tokens and no more.
+        borrowed: the folder is another model's, of which the words are taken and not how images are cut.
     """
-    family = Family.from_config(config, read_image_settings(folder), folder)
+    family = Family.from_config(config, {} if borrowed else read_image_settings(folder), folder)
     tokenizer = cast("PreTrainedTokenizerBase", LightTokenizer(folder)) if light else _load_tokenizer(folder)
     cell = family.factor**2
     return Processing(

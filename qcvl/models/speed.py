@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from qcvl.log import get_logger
 from qcvl.models.attention import VARLEN, register
 from qcvl.models.forward import unwrap
+from qcvl.models.kernel import has_kernel
 
 log = get_logger(__name__)
 
@@ -75,8 +76,16 @@ def resolve_attention(attn: str) -> str:
     if attn == "auto":
         flash = torch.cuda.is_available() and find_spec("flash_attn") is not None
         attn = "flash_attention_2" if flash else "varlen"
-        log.info("attention: %s%s", attn, "" if flash else " (SDPA per packed sample; flash-attn needs CUDA)")
+        log.info("attention: %s (%s)", attn, _reason(flash))
     return VARLEN if attn == "varlen" else attn
+
+
+def _reason(flash: bool) -> str:
+    if flash:
+        return "flash-attn is installed"
+    if has_kernel():
+        return "torch.nn.attention.varlen in half precision, else SDPA per packed sample; no flash-attn here"
+    return "SDPA per packed sample; flash-attn and torch.nn.attention.varlen need a GPU"
 
 
 def speed_up(model: PreTrainedModel, attn: str) -> PreTrainedModel:

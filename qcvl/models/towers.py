@@ -31,6 +31,11 @@ def tower_of(name: str) -> Tower:
     return "aligner" if below and below[0] in ALIGNER_PARTS else "vision"
 
 
+def is_router(name: str) -> bool:
+    """Whether a parameter or module name is that of a router, which sends a token to some of a layer's experts."""
+    return ".mlp.gate." in f"{name}."
+
+
 def tower_modules(model: "nn.Module", tower: Tower) -> dict[str, "nn.Module"]:
     """The fewest modules that together hold one tower, by their names in ``model``.
 

@@ -35,9 +35,13 @@ class SFT:
 
     The loss is the mean over all trained tokens of an optimizer step, each weighted by its kind's ``token_weights``:
     the sum of weight times cross-entropy over the sum of weights.
+
+    ``load_balance`` is the weight of the loss that makes a mixture of experts use all of them (see
+    ``losses.balance``). Above 0, routers train with a language model that trains in full; at 0 they stay as they are.
     """
 
     aux_grounding: float = Field(ge=0)
+    load_balance: float = Field(ge=0)
     token_weights: TokenWeights
 
     def __post_init__(self) -> None:
@@ -48,4 +52,9 @@ class SFT:
         """Build the LightningModule from the run's other parts (see SFTModule)."""
         from qcvl.modules.sft import SFTModule
 
-        return SFTModule(aux_grounding=self.aux_grounding, token_weights=self.token_weights, **parts)
+        return SFTModule(
+            aux_grounding=self.aux_grounding,
+            load_balance=self.load_balance,
+            token_weights=self.token_weights,
+            **parts,
+        )

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from qcvl.data.dataset import CLASS_LIMIT
 from qcvl.data.label_kinds import LABEL_KINDS
+from qcvl.errors import ConfigError
+from qcvl.losses.balance import load_balance
 from qcvl.losses.cross_entropy import label_cross_entropy
 from qcvl.losses.grounding import GroundingHead
 from qcvl.models.forward import hidden_states, normalised, unwrap
+from qcvl.models.towers import is_router
 from qcvl.modules.base import VLModule
+from qcvl.tuning.full import make_trainable
 from qcvl.tuning.groups import module_groups
 
 CHUNK = 4096  # tokens whose logits exist at once: 2.4 GiB in fp32 at a vocabulary of 151,936
@@ -25,17 +29,33 @@ class SFTModule(VLModule):
     saved model.
     """
 
-    def __init__(self, *, aux_grounding: float, **parts: Any) -> None:
+    def __init__(self, *, aux_grounding: float, load_balance: float, **parts: Any) -> None:
         super().__init__(**parts)
-        self.aux_grounding = aux_grounding
+        self.aux_grounding, self.load_balance = aux_grounding, load_balance
         self.grounding: GroundingHead | None = None
 
     def configure_model(self) -> None:
         """Build the tuned model, and the auxiliary head when it has a weight."""
         super().configure_model()
+        if self.load_balance:
+            self._balance_routers()
         if self.aux_grounding and self.grounding is None:
             hidden = unwrap(self.built).config.text_config.hidden_size
             self.grounding = GroundingHead(hidden, CLASS_LIMIT)
+
+    def _balance_routers(self) -> None:
+        """Let routers train where the language model's own weights do.
+
+        Raises:
+            ConfigError: where no experts are trained.
+        """
+        routers = [parameter for name, parameter in self.built.named_parameters() if is_router(name)]
+        way = self.tuner.way("llm", self.stage.towers)
+        if not routers or way == "frozen":
+            found = f"stage={self.stage.number} leaves the llm frozen" if routers else "the model has no experts"
+            raise ConfigError(f"objective.load_balance={self.load_balance:g}: {found}; set objective.load_balance=0")
+        for parameter in routers if way == "full" else ():
+            make_trainable(parameter)
 
     def extra_groups(self) -> list[dict[str, Any]]:
         """The auxiliary head's own parameter groups."""
@@ -45,23 +65,34 @@ class SFTModule(VLModule):
         return module_groups(self.grounding, "grounding", rate, self.optimizer_settings.weight_decay)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums over the batch: ``sft_sum`` by label kind and ``correct`` over labels, ``aux_sum`` over cells."""
+        """Sums over the batch: ``sft_sum`` by label kind and ``correct`` over labels, ``aux_sum`` over cells.
+
+        ``balance_sum`` is the batch's load-balancing loss times its labels, by which batches are weighed in a step.
+        """
         pixels = normalised(batch["pixel_values"], self.processing.family)
         segments = tuple(batch["segments"].tolist())
-        hidden = hidden_states(self.built, {**batch, "pixel_values": pixels, "segments": segments})
+        inputs = {**batch, "pixel_values": pixels, "segments": segments}
+        hidden = hidden_states(self.built, inputs, routing=self.load_balance > 0)
         sums = answer_loss(self.built, hidden.states, batch["labels"], batch["label_kinds"])
+        if self.load_balance:
+            top_k = unwrap(self.built).config.text_config.num_experts_per_tok
+            sums["balance_sum"] = load_balance(hidden.router_logits, top_k) * (batch["label_kinds"] > 0).sum()
         if self.grounding is not None and "cell_classes" in batch:
             sums["aux_sum"] = self.grounding.loss(hidden.visual, batch["cell_classes"], batch["cell_points"]).total
         return sums
 
     def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
-        """Mean cross-entropy by token weights, plus the weighted mean auxiliary loss where there is one."""
+        """Mean cross-entropy by token weights, plus the weighted mean auxiliary losses where there are any."""
         loss = super().combine(sums, labels, cells)
+        if "balance_sum" in sums:
+            loss = loss + self.load_balance * sums["balance_sum"] / labels.sum().clamp(min=1)
         return loss + self.aux_grounding * sums["aux_sum"] / cells if "aux_sum" in sums else loss
 
     def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``sft_loss``, ``token_acc`` and ``aux_loss``."""
+        """``sft_loss``, ``token_acc``, ``aux_loss`` and ``balance_loss``."""
         values = super().means(totals)
+        if "balance_sum" in totals:
+            values["balance_loss"] = totals["balance_sum"] / totals["labels"].sum().clamp(min=1)
         if "aux_sum" not in totals:
             return values
         return values | {"aux_loss": totals["aux_sum"] / totals["cells"].clamp(min=1)}

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from torch import nn
 
 from qcvl.errors import ConfigError
-from qcvl.models.towers import Tower, tower_of
+from qcvl.models.towers import Tower, is_router, tower_of
 
 
 def train_towers(model: nn.Module, towers: Sequence[Tower]) -> nn.Module:
     """Freeze every parameter of ``model``, then make those of ``towers`` trainable float32; returns ``model``.
+
+    Routers stay frozen: trained without a loss that keeps them balanced, they soon use few of the experts.
 
     Raises:
         ConfigError: when one of ``towers`` has no floating-point parameter to train.
@@ -18,7 +20,7 @@ def train_towers(model: nn.Module, towers: Sequence[Tower]) -> nn.Module:
     found = set()
     for name, parameter in model.named_parameters():
         tower = tower_of(name)
-        if tower in towers and parameter.is_floating_point():
+        if tower in towers and parameter.is_floating_point() and not is_router(name):
             make_trainable(parameter)
             found.add(tower)
     if missing := [tower for tower in towers if tower not in found]:

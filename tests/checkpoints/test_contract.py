@@ -24,7 +24,7 @@ CONTRACT = Contract(
     prompts={"dense": {"system": "检查", "user": "描述"}},
     pairing=None,
     order="reference",
-    base=Base(path="/models/a", model_type="qwen3_vl", fingerprint="ab"),
+    base=Base(path="/models/a", model_type="qwen3_vl", fingerprint="ab", context_factor=1.0),
     tuner={"vision": "frozen", "aligner": "adapter", "llm": "adapter"},
 )
 

@@ -16,7 +16,7 @@ def finish(root: Path, job: str, *, stage: int, base: str = "same", at: int = 0)
     contract = Contract(
         version=1, stage=stage, min_pixels=1, max_pixels=2, patch_factor=32, resample="bicubic", exif=True,
         emit_norm="norm1000", answer_format={}, prompts={}, order="reference", pairing=None, tuner={},
-        base=Base(path=f"/models/{base}", model_type="qwen3_vl", fingerprint=base),
+        base=Base(path=f"/models/{base}", model_type="qwen3_vl", fingerprint=base, context_factor=1.0),
     )  # fmt: skip
     folder = write_checkpoint(root / job / "checkpoints" / "step-5", lambda path: write_contract(contract, path))
     link(folder.parent / "last", folder)

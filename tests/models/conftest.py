@@ -71,6 +71,7 @@ def scratch(tokenizer: Path, **changes: object) -> ScratchModel:
         "min_cells": 1,
         "max_cells": 16,
         "lr_multiplier": 1.0,
+        "context_factor": 1.0,
         "gradient_checkpointing": False,
     }
     return ScratchModel(**(values | changes))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError
 from pydantic import ValidationError
 from transformers import Qwen3VLForConditionalGeneration
@@ -20,10 +20,13 @@ from qcvl.errors import CheckpointError
 from qcvl.models.build import sine_cosine_table
 from qcvl.models.settings import ModelSpec, ScratchModel
 from qcvl.models.towers import count_parameters
+from tests.conftest import composed
 from tests.models.conftest import ARCHITECTURE, scratch
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 COMMON = {"min_cells": 1, "max_cells": 16, "lr_multiplier": 1.0, "gradient_checkpointing": False, "attn": "auto"}
+COMMON |= {"context_factor": 1.0}
 
 
 def spec(path, dtype="auto"):
@@ -31,9 +34,8 @@ def spec(path, dtype="auto"):
 
 
 def from_yaml(name, **changes):
-    values = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changes
-    cls = {"ModelSpec": ModelSpec, "ScratchModel": ScratchModel}[values.pop("_target_").rpartition(".")[2]]
-    return cls, values
+    values = composed(f"model/{name}.yaml") | changes
+    return ModelSpec if "path" in values else ScratchModel, values
 
 
 def test_importing_the_settings_imports_neither_torch_nor_transformers():
@@ -43,12 +45,21 @@ def test_importing_the_settings_imports_neither_torch_nor_transformers():
     assert ran.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b", "small_60m", "tiny_scratch"])
+@pytest.mark.parametrize("name", NAMES)
 def test_each_yaml_lists_exactly_the_fields_of_its_settings(name):
     cls, values = from_yaml(name)
     assert set(values) == {field.name for field in dataclasses.fields(cls)}
     built = cls(**values)
-    assert 1 <= built.min_cells <= built.max_cells <= 576
+    assert 1 <= built.min_cells <= built.max_cells <= 729
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("qwen")])
+def test_a_published_size_is_named_after_its_hub_id_and_keeps_its_familys_budget(name):
+    _, values = from_yaml(name)
+    hub = values["path"].removeprefix("Qwen/").removesuffix("-Instruct").lower()
+    assert re.sub(r"[-.]", "_", hub) == name
+    side = 32 if name.startswith("qwen3") else 28
+    assert values["min_cells"] == 16 and 750 <= math.sqrt(values["max_cells"]) * side <= 768
 
 
 def test_unknown_fields_and_an_empty_image_budget_are_refused(tokenizer_folder):
@@ -58,7 +69,16 @@ def test_unknown_fields_and_an_empty_image_budget_are_refused(tokenizer_folder):
         scratch(tokenizer_folder, colour="red")
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("small_60m", 55e6, 65e6), ("tiny_scratch", 1e6, 3e6)])
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("small_60m", 55e6, 65e6),
+        ("tiny_scratch", 1e6, 3e6),
+        ("tiny_qwen2_vl", 0.7e6, 3e6),
+        ("tiny_qwen2_5_vl", 0.7e6, 3e6),
+        ("tiny_qwen3_vl_moe", 1e6, 4e6),
+    ],
+)
 def test_the_scratch_configurations_have_the_size_their_name_says(tokenizer_folder, name, least, most):
     cls, values = from_yaml(name, tokenizer=str(tokenizer_folder))
     counts = count_parameters(cls(**values).load_model())

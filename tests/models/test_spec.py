@@ -48,6 +48,7 @@ def test_the_family_comes_from_config_json_and_not_from_the_folders_name(checkpo
         "min_cells": 2,
         "max_cells": 9,
         "lr_multiplier": 1,
+        "context_factor": 1,
         "gradient_checkpointing": False,
     }
     processing = ModelSpec(path=str(misleading), **common).load_processing()
