@@ -124,3 +124,11 @@ def test_the_template_is_shifted_in_fused_pairs_alone(pair, refused):
     else:
         config.check_compatible(cfg)
     config.check_compatible(OmegaConf.create({"augment": {"order": [], "ops": ops}, "data": {"pair": pair}}))
+
+
+def test_a_probe_for_the_largest_budget_starts_from_one():
+    wanting = config.load("train", ["batch_probe=true"])
+    with pytest.raises(ConfigError, match=r"batch_probe: looks for the largest data\.token_budget, now null"):
+        config.check_compatible(wanting)
+    for right in (["batch_probe=true", "data.token_budget=4096"], ["batch_probe=false"]):
+        config.check_compatible(config.load("train", right))
