@@ -72,11 +72,19 @@ def assemble(settings: Train) -> Run:
 
 
 def _callbacks(settings: Train) -> "list[pl.Callback]":
-    """The callbacks; without ``trainer.enable_progress_bar`` no progress bar, which Lightning would refuse."""
+    """The callbacks, a batch probe first where one is asked for.
+
+    Without ``trainer.enable_progress_bar`` there is no progress bar, which Lightning would refuse.
+    """
     from lightning.pytorch.callbacks import ProgressBar
 
+    from qcvl.callbacks.batch_probe import BatchProbe
+
     shown = settings.trainer.keywords.get("enable_progress_bar", True)
-    return [item for item in settings.callbacks.values() if shown or not isinstance(item, ProgressBar)]
+    probes = (
+        [BatchProbe(path=str(Path(settings.paths.output_dir) / "batch_probe.json"))] if settings.batch_probe else []
+    )
+    return [*probes, *(item for item in settings.callbacks.values() if shown or not isinstance(item, ProgressBar))]
 
 
 _NOISE = re.compile(r"litlogger|PU available|val_check_interval|`train_dataloader` to estimate|`Trainer.fit` stopped")

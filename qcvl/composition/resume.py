@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qcvl.composition.processes import is_first_process
 from qcvl.errors import CheckpointError, ConfigError
 
-_NOT_PART_OF_A_RUN = frozenset({"paths", "logger", "hydra", "resume"})
+_NOT_PART_OF_A_RUN = frozenset({"paths", "logger", "hydra", "resume", "batch_probe"})
 _MAY_CHANGE = re.compile(r"^(trainer\.(max_\w+|devices|num_nodes|default_root_dir)|.*\b(num_)?workers)$")
 
 
@@ -56,8 +56,8 @@ def quoted(path: Path) -> str:
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """SHA-256 of resolved settings, but for those that may change when a run goes on.
 
-    Left out: paths (also where they appear inside other settings), logger, hydra, resume, ``trainer.max_*``, the number
-    of devices and of workers.
+    Left out: paths (also where they appear inside other settings), logger, hydra, resume, batch_probe,
+    ``trainer.max_*``, the number of devices and of workers.
     """
     return hashlib.sha256(json.dumps(_lasting(settings), sort_keys=True, default=str).encode()).hexdigest()
 

@@ -43,9 +43,11 @@ class Train(Root):
     """``python -m qcvl.train``.
 
     ``resume`` is None for a fresh start (also after ``resume=auto`` that found nothing), else a checkpoint folder.
-    ``tiles`` None validates whole photos.
+    ``tiles`` None validates whole photos. ``batch_probe`` looks for the largest ``data.token_budget`` (see
+    ``callbacks.batch_probe``).
     """
 
+    batch_probe: bool
     global_max_length: PositiveInt
     resume: Annotated[str | None, BeforeValidator(lambda value: None if value == "auto" else value)]
     generation: Any

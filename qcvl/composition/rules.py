@@ -120,6 +120,15 @@ def shifted_templates_are_fused(cfg: DictConfig) -> str | None:
     return f"augment.order: {shifts[0]} moves the template of fused pairs and data.pair is {pair}; leave it out"
 
 
+def a_probe_starts_from_a_budget(cfg: DictConfig) -> str | None:
+    """``batch_probe`` looks for the largest ``data.token_budget`` from a first guess on."""
+    if not OmegaConf.select(cfg, "batch_probe") or OmegaConf.select(cfg, "data.token_budget") is not None:
+        return None
+    return (
+        "batch_probe: looks for the largest data.token_budget, now null; start it from a guess: data.token_budget=8192"
+    )
+
+
 RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
@@ -129,6 +138,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     threshold_is_chosen_on_a_source,
     seen_and_unseen_are_no_sources,
     shifted_templates_are_fused,
+    a_probe_starts_from_a_budget,
 )
 
 

@@ -9,6 +9,7 @@ from qcvl.geometry.shapes import KINDS
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
+_PHASES = ("load", "vision", "llm", "backward", "optimizer")  # callbacks.step_times
 _TOWERS = ("vision", "aligner", "llm")
 
 
@@ -51,6 +52,10 @@ def sections(sources: Sequence[str]) -> dict[str, list[Plot]]:
         Plot("samples a second", ("perf/samples_per_s",)),
         Plot("patches a second", ("perf/patches_per_s",)),
         Plot("share of time waiting for data", ("perf/loader_wait",)),
+        Plot("model TFLOP/s, by device", ("perf/model_tflops_per_s",)),
+        Plot("share of the device's best", ("perf/mfu",)),
+        Plot("seconds a step", tuple(f"perf/seconds/{phase}" for phase in _PHASES)),
+        Plot("peak memory, GiB", ("perf/peak_memory_gib",)),
     ]
     return found
 

@@ -135,3 +135,11 @@ def test_streams_need_an_end_and_cannot_say_which_groups_were_seen():
     with pytest.raises(ConfigError, match="^group_by: which groups training saw is not known of streams"):
         config.check_compatible(config.load("evaluate", [*streamed, "group_by=site"]))
     config.check_compatible(config.load("evaluate", [*streamed, "group_by=site", "data.train=null"]))
+
+
+def test_a_probe_for_the_largest_budget_starts_from_one():
+    wanting = config.load("train", ["batch_probe=true"])
+    with pytest.raises(ConfigError, match=r"batch_probe: looks for the largest data\.token_budget, now null"):
+        config.check_compatible(wanting)
+    for right in (["batch_probe=true", "data.token_budget=4096"], ["batch_probe=false"]):
+        config.check_compatible(config.load("train", right))

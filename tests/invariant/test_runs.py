@@ -1,5 +1,6 @@
 """Ways to start a run: a sweep in one command, three lines of Python, and the shortest check of the whole path."""
 
+import json
 import subprocess
 import sys
 
@@ -74,3 +75,26 @@ def test_without_answers_to_score_the_metrics_hold_the_losses_alone(command, sma
     assert done.code == 0, done.output
     by_kind = {f"eval/sft_loss/{kind}" for kind in ("format", "coordinates", "descriptions", "summary")}
     assert metrics(tmp_path / "here")["final"].keys() == {"eval/loss", "eval/sft_loss", "eval/token_acc"} | by_kind
+
+
+def test_a_profile_of_the_tiny_model_is_in_its_run_directory(command, small_run, tmp_path):
+    own = [part for part in small_run if not part.startswith("trainer.max_steps")]
+    done = command("train", *own, "debug=profile", "hydra.run.dir=here")
+    assert done.code == 0, done.output
+    assert {path.name for path in (tmp_path / "here/profile").iterdir()} == {"trace.json", "operations.txt"}
+    assert [row["step"] for row in rows(tmp_path / "here") if "train/loss" in row] == list(range(8))
+
+
+def test_a_run_in_small_trains_validates_saves_and_scores(command, small_run, tmp_path):
+    own = [part for part in small_run if not part.startswith(("trainer.max_steps", "data.batch_size"))]
+    done = command("train", *own, "debug=limit", "data.batch_size=2", "hydra.run.dir=here")
+    assert done.code == 0, done.output
+    trained = [row for row in rows(tmp_path / "here") if "train/loss" in row]
+    assert len(trained) == 8  # of the 12 batches of an epoch
+    assert {"perf/model_tflops_per_s", "perf/peak_memory_gib", "perf/seconds/backward"} <= {
+        key for row in rows(tmp_path / "here") for key in row
+    }
+    assert "eval/loss" in metrics(tmp_path / "here")["final"]
+    assert (tmp_path / "here/checkpoints/last").resolve().name == "step-8"
+    beat = json.loads((tmp_path / "here/heartbeat.json").read_text())
+    assert (beat["doing"], beat["step"]) == ("finished", 8)
