@@ -14,15 +14,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from qcvl.callbacks.expects import SavesItself
 from qcvl.callbacks.jsonl_logger import JsonlLogger
 from qcvl.callbacks.stopping import Stopped, StopRequest
+from qcvl.callbacks.training_state import ROW, awaits_validation, capture, capture_before_validation, unmark
 from qcvl.checkpoints.folder import set_aside_after, steps_in
 from qcvl.checkpoints.keeping import Best, Mode, Ranking
-from qcvl.checkpoints.snapshot import host_copy, size_bytes, with_own_containers
+from qcvl.checkpoints.snapshot import host_copy, size_bytes
 from qcvl.checkpoints.writer import FolderWriter
 from qcvl.errors import ConfigError
 
 TRAINER_STATE = "trainer/state.ckpt"  # Lightning's own state, inside a checkpoint folder
-ROW = "qcvl_row"  # in that state: what the checkpoint's step logged
-VALIDATION = "epoch_loop.val_loop.batch_progress"  # in the fit loop's part of that state
 
 
 class HFCheckpoint(ModelCheckpoint):
@@ -110,9 +109,14 @@ class HFCheckpoint(ModelCheckpoint):
         """Cut ``logging.jsonl`` to the resumed step: it ends with that step's row, later ones will be written again."""
         for logger in trainer.loggers:
             if isinstance(logger, JsonlLogger):
-                logger.cut_from(checkpoint["global_step"], evaluated=not _awaits_validation(checkpoint))
+                logger.cut_from(checkpoint["global_step"], evaluated=not awaits_validation(checkpoint))
                 if ROW in checkpoint and checkpoint["global_step"] % trainer.log_every_n_steps == 0:
                     logger.complete(checkpoint[ROW], checkpoint["global_step"] - 1)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look whether the disk has room for what the run will save."""
+        if not trainer.fast_dev_run and trainer.is_global_zero:
+            self.writer.require_space(expected_bytes(_saving(pl_module)), self.rankings)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on from the resumed step's folder: later ones, which this run will write again, are set aside."""
@@ -161,13 +165,11 @@ class HFCheckpoint(ModelCheckpoint):
             return
         if trainer.state.fn != TrainerFn.FITTING:
             self.stop.listen(at_once=True)
+            if trainer.global_step == 0:  # the evaluation before training, which may take long
+                self.on_fit_start(trainer, pl_module)
             return
-        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-        progress.ready = progress.started = (
-            progress.completed
-        )  # counted once too often in a state that was stopped here
-        self._unvalidated = self._state(trainer)
-        _await_validation(self._unvalidated)
+        unmark(trainer)
+        self._unvalidated = capture_before_validation(trainer)
         self._stop_if_asked(trainer)
         self.stop.at_once = trainer.is_global_zero
 
@@ -213,7 +215,7 @@ class HFCheckpoint(ModelCheckpoint):
         if not self.stop.wanted(trainer):
             return
         if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer, self._unvalidated or self._state(trainer))
+            self._write(trainer, self._unvalidated or capture(trainer))
         self._unvalidated = None
         self.writer.finish()
         trainer.strategy.barrier("HFCheckpoint")  # the ranks end together
@@ -244,24 +246,14 @@ class HFCheckpoint(ModelCheckpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer, self._state(trainer))
+            self._write(trainer, capture(trainer))
         elif trainer.is_global_zero:  # by an earlier rule, or it was resumed from: but the best may be others now
             self.writer.finish()
             self.writer.arrange(trainer.global_step, self.rankings)
 
-    def _state(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """Lightning's state of this moment; its tensors are those that training goes on with."""
-        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        # Loggers get the step's row after the step's checkpoint; a kill between the two shall not lose it.
-        row = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("eval/")}
-        state[ROW] = row | {"epoch": float(trainer.current_epoch)}
-        return with_own_containers(state)
-
     def _write(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Write one folder: into ``step-N.partial``, then a manifest, fsync and rename (by rank 0)."""
-        module, step = trainer.lightning_module, trainer.global_step
-        if not isinstance(module, SavesItself):
-            raise TypeError(f"HFCheckpoint needs saved_tensors() and save(); {type(module).__name__} lacks one")
+        module, step = _saving(trainer.lightning_module), trainer.global_step
         self._last_global_step_saved, self.last_model_path = step, str(self.writer.path(step))
         self._last_checkpoint_saved = self.last_model_path
         if (best := self._best()) is not None:
@@ -286,12 +278,13 @@ class HFCheckpoint(ModelCheckpoint):
         return self.rankings["best"].best if "best" in self.rankings else None
 
 
-def _await_validation(state: dict[str, Any]) -> None:
-    """Mark a state in which a validation comes next, as Lightning does one that was broken off."""
-    total = state["loops"]["fit_loop"][VALIDATION]["total"]
-    total["ready"], total["started"] = total["ready"] + 1, total["started"] + 1
+def _saving(module: pl.LightningModule) -> SavesItself:
+    if not isinstance(module, SavesItself):
+        raise TypeError(f"HFCheckpoint needs saved_tensors() and save(); {type(module).__name__} lacks one")
+    return module
 
 
-def _awaits_validation(state: dict[str, Any]) -> bool:
-    total = state["loops"]["fit_loop"][VALIDATION]["total"]
-    return total["started"] > total["completed"]
+def expected_bytes(module: SavesItself) -> int:
+    """About how large a folder will be: the model's files, and what is trained with its two moments."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return size_bytes(module.saved_tensors()) + 3 * size_bytes(trained)

@@ -1,6 +1,6 @@
 """What the callbacks ask of a LightningModule; modules fulfil it without being imported here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +10,10 @@ from torch import Tensor, nn
 @runtime_checkable
 class SavesItself(Protocol):
     """Writes what was trained, the processing files and ``qcvl.json`` into a folder."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As any module."""
+        ...
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """The weights that ``save`` writes."""

@@ -115,7 +115,10 @@ def steps_in(checkpoints_dir: Path) -> dict[int, Path]:
 
 
 def set_aside_after(checkpoints_dir: Path, step: int) -> None:
-    """Make room for the steps after ``step``: their folders become ``step-N.old``, half-written ones are removed."""
+    """Make room for the steps after ``step``: their folders become ``step-N.old``; what is half made is removed."""
+    for path in Path(checkpoints_dir).glob(".*"):
+        if path.is_symlink():  # a link that was to replace another one
+            path.unlink()
     for path in sorted(Path(checkpoints_dir).glob(f"{STEP}*")):
         if path.name.endswith(PARTIAL):
             shutil.rmtree(path)

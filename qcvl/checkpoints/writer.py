@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from qcvl.checkpoints.folder import STEP, link, remove, steps_in, write_checkpoint
+from qcvl.checkpoints.folder import STEP, check_free_space, free_bytes, link, remove, steps_in, write_checkpoint
 from qcvl.checkpoints.keeping import Ranking, superfluous
+from qcvl.log import get_logger
+
+log = get_logger(__name__)
 
 
 class FolderWriter:
@@ -22,6 +25,19 @@ class FolderWriter:
     def path(self, step: int) -> Path:
         """The folder of a step."""
         return self.folder / f"{STEP}{step}"
+
+    def require_space(self, expected_bytes: int, rankings: Mapping[str, Ranking]) -> None:
+        """Look whether the folders that a run keeps will fit on the disk, before it trains.
+
+        Raises:
+            CheckpointError: when not even one does; where not all do, this is a warning.
+        """
+        check_free_space(self.folder, expected_bytes)
+        kept = self.keep_last + sum(max(ranking.places, 0) for ranking in rankings.values())
+        missing = kept + 1 - len(steps_in(self.folder))  # one more while it is written
+        if (free := free_bytes(self.folder)) < missing * expected_bytes:
+            told = "%s: %.0f MB free, and the run keeps up to %d folders of about %.0f MB, and one more while it writes"
+            log.warning(told, self.folder, free / 1e6, kept, expected_bytes / 1e6)
 
     def write(
         self, step: int, fill: Callable[[Path], None], expected_bytes: int, rankings: Mapping[str, Ranking]
