@@ -14,7 +14,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from qcvl.callbacks.expects import SavesItself
 from qcvl.callbacks.jsonl_logger import JsonlLogger
 from qcvl.callbacks.stopping import Stopped, StopRequest
-from qcvl.callbacks.training_state import ROW, awaits_validation, capture, capture_before_validation, unmark
+from qcvl.callbacks.training_state import (
+    ROW,
+    awaits_validation,
+    capture,
+    capture_before_validation,
+    recount,
+    unmark,
+)
 from qcvl.checkpoints.folder import set_aside_after, steps_in
 from qcvl.checkpoints.keeping import Best, Mode, Ranking
 from qcvl.checkpoints.snapshot import host_copy, size_bytes
@@ -114,7 +121,10 @@ class HFCheckpoint(ModelCheckpoint):
                     logger.complete(checkpoint[ROW], checkpoint["global_step"] - 1)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look whether the disk has room for what the run will save."""
+        """Look whether the disk has room for what the run will save; count a resumed epoch in this run's batches."""
+        resumed = trainer._checkpoint_connector._loaded_checkpoint
+        if resumed and trainer.state.fn == TrainerFn.FITTING:
+            recount(resumed, trainer.accumulate_grad_batches, int(trainer.num_training_batches))
         if not trainer.fast_dev_run and trainer.is_global_zero:
             self.writer.require_space(expected_bytes(_saving(pl_module)), self.rankings)
 

@@ -133,26 +133,50 @@ class TrainLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Which epoch, how many of its batches were handed over, and what tells its plan from others."""
-        plan = {"length": len(self), "plan": _checksum(self._plan(self.epoch))}
-        return {"epoch": self.epoch, "handed_over": self.handed_over, **plan}
+        plan = self._plan(self.epoch)
+        told = {"length": len(self), "plan": _checksum(plan), "steps": _checksum(_by_step(plan, self.accumulate))}
+        return {"epoch": self.epoch, "handed_over": self.handed_over, "accumulate": self.accumulate, **told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken.
+
+        Ranks, ``batch_size`` and ``accumulate`` may have changed where each optimizer step still has the same samples.
 
         Raises:
             CheckpointError: when the epoch has other batches now, because data, their size or ranks changed.
         """
         changed = (
             "the data, data.batch_size, data.token_budget or the number of ranks changed; resume with what the run was "
-            "started with"
+            "started with, or with as many samples a step (ranks x data.batch_size x trainer.accumulate_grad_batches)"
         )
+        plan, accumulate = self._plan(state["epoch"]), state.get("accumulate", self.accumulate)
+        done = batches_done(state["handed_over"], state["length"], accumulate, len(self), self.accumulate)
+        if done is not None and state.get("steps") == _checksum(_by_step(plan, self.accumulate)):
+            self.epoch, self.handed_over = state["epoch"], done
+            return
         if state["length"] != len(self):
             raise CheckpointError(
                 f"the checkpoint's epoch has {state['length']} batches, this run's has {len(self)}: {changed}"
             )
-        if state["plan"] != _checksum(self._plan(state["epoch"])):
+        if state["plan"] != _checksum(plan):
             raise CheckpointError(f"the checkpoint's epoch has as many batches as this run's, but others: {changed}")
         self.epoch, self.handed_over = state["epoch"], state["handed_over"]
+
+
+def batches_done(done: int, length: int, accumulate: int, new_length: int, new_accumulate: int) -> int | None:
+    """Micro-batches of an epoch that are done when ``accumulate`` of them no longer make a step, but others do.
+
+    ``length`` is how many the epoch has. None: in the middle of a step, where one cannot be counted in the other.
+    """
+    if done >= length:
+        return new_length
+    return done // accumulate * new_accumulate if done % accumulate == 0 else None
+
+
+def _by_step(plan: Plan, accumulate: int) -> Plan:
+    """A plan in which all samples of an optimizer step are one batch, in order."""
+    steps = [plan[start : start + accumulate] for start in range(0, len(plan), accumulate)]
+    return [[sorted(chain.from_iterable(chain.from_iterable(step)))] for step in steps]
 
 
 def _checksum(plan: Plan) -> str:
