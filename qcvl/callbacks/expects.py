@@ -1,17 +1,26 @@
 """What the callbacks ask of a LightningModule; modules fulfil it without being imported here."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @runtime_checkable
 class SavesItself(Protocol):
     """Writes what was trained, the processing files and ``qcvl.json`` into a folder."""
 
-    def save(self, folder: Path) -> None:
-        """Write into an existing folder."""
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As any module."""
+        ...
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """The weights that ``save`` writes."""
+        ...
+
+    def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write into an existing folder, with ``tensors`` (a copy of ``saved_tensors()``) as the weights."""
         ...
 
 

@@ -43,11 +43,17 @@ class JsonlLogger(Logger):
         """Settings are in ``config.yaml``; nothing is written here."""
 
     @rank_zero_only
-    def cut_from(self, step: int) -> None:
-        """Drop the rows of steps at or past ``step``: a resumed run writes them again."""
+    def cut_from(self, step: int, *, evaluated: bool = True) -> None:
+        """Drop the rows of steps at or past ``step``: a resumed run writes them again.
+
+        So it does with the evaluation after the last step before it, unless that was ``evaluated``.
+        """
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and (json.loads(line)["step"] or 0) < step]
+            rows = [(json.loads(line), line) for line in lines if line.endswith("\n")]
+            kept = [line for row, line in rows if (row["step"] or 0) < step]
+            if not evaluated:
+                kept = [line for line in kept if json.loads(line)["step"] != step - 1 or '"eval/' not in line]
             draft = self.path.with_suffix(".partial")
             draft.write_text("".join(kept), encoding="utf-8")
             os.replace(draft, self.path)

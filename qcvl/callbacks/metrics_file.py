@@ -9,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
+from qcvl.callbacks.checkpoint import HFCheckpoint
+
 
 class MetricsFile(pl.Callback):
     """Keep ``{"initial": {…}, "best": {…}, "final": {…}}`` of all ``eval/`` keys in ``path``.
@@ -45,7 +47,7 @@ class MetricsFile(pl.Callback):
         training = trainer.state.fn == TrainerFn.FITTING
         if not training and trainer.global_step == 0 and "initial" not in self.values:
             self.values["initial"] = metrics
-        elif training and self._score(metrics) < self._score(self.values.get("best", {})):
+        elif training and not _delayed(trainer) and self._score(metrics) < self._score(self.values.get("best", {})):
             self.values["best"] = metrics
         self._write(trainer)
 
@@ -65,3 +67,8 @@ class MetricsFile(pl.Callback):
             draft = self.path.with_suffix(".partial")
             draft.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
             os.replace(draft, self.path)
+
+
+def _delayed(trainer: pl.Trainer) -> bool:
+    """Whether the run's checkpoints call nothing best yet."""
+    return any(saver.delayed(trainer) for saver in trainer.checkpoint_callbacks if isinstance(saver, HFCheckpoint))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import lightning.pytorch as pl
 import torch.distributed as dist
 
+from qcvl.callbacks.stopping import Stopped
 from qcvl.data.fetching import lost_worker
 from qcvl.errors import QcvlError
 
@@ -32,7 +33,7 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
             end_others(trainer, 0)
             raise gone from None
         lost = is_lost_peer(error)
-        end_others(trainer, GRACE_SECONDS if lost else 0)
+        end_others(trainer, GRACE_SECONDS if lost or isinstance(error, Stopped) else 0)
         if lost:
             raise QcvlError(f"rank {trainer.global_rank} stops: another rank ended, see its own error") from None
         raise

@@ -31,11 +31,23 @@ def save_model(model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] 
     ``modules_to_save``, no base weights; any other model its whole weights. ``state_dict`` replaces the model's own
     where a strategy had to gather it.
     """
+    write_model(model, saved_tensors(model, state_dict), folder)
+
+
+def saved_tensors(model: nn.Module, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What ``save_model`` writes of a model, by its names in the file; the tensors are the model's own."""
+    if isinstance(model, peft.PeftModel):
+        return _adapter_state(model, state_dict)
+    return dict(model.state_dict() if state_dict is None else state_dict)
+
+
+def write_model(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write ``saved_tensors``, or copies of them, as ``save_model`` does; the model's present weights do not matter."""
     if not isinstance(model, peft.PeftModel):
-        model.save_pretrained(folder, state_dict=None if state_dict is None else dict(state_dict))
+        model.save_pretrained(folder, state_dict=dict(tensors))
         return
     save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in _adapter_state(model, state_dict).items()},
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         Path(folder) / ADAPTER_WEIGHTS,
         metadata={"format": "pt"},
     )

@@ -16,6 +16,7 @@ PARTIAL = ".partial"
 OLD = ".old"
 STEP = "step-"
 BLOCK_BYTES = 1 << 20
+_MAKE_ROOM = "free space, keep fewer checkpoints or set hydra.run.dir to another disk"
 
 log = get_logger(__name__)
 
@@ -24,11 +25,20 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], expected_bytes
     """Make ``folder`` from what ``write`` puts into a path given to it; other processes see all of it or nothing.
 
     Raises:
-        CheckpointError: when ``folder`` exists, or the disk has less than ``expected_bytes`` free.
+        CheckpointError: when ``folder`` exists, the disk has less than ``expected_bytes`` free, or writing fails; what
+            was written of it is then removed, and earlier checkpoints are untouched.
     """
     partial = begin(folder, expected_bytes)
-    write(partial)
-    return commit(partial)
+    try:
+        write(partial)
+        return commit(partial)
+    except Exception as error:
+        reason = _failed_write(error)
+        if reason is None:
+            raise
+        written = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(_no_room(folder, reason, written, expected_bytes)) from error
 
 
 def begin(folder: Path, expected_bytes: int = 0) -> Path:
@@ -89,8 +99,26 @@ def link(path: Path, target: Path) -> None:
     fresh.replace(path)
 
 
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; a kill in between leaves it complete, or a ``.partial`` that the next start removes."""
+    partial = folder.with_name(folder.name + PARTIAL)
+    if partial.exists():
+        shutil.rmtree(partial)
+    folder.rename(partial)
+    shutil.rmtree(partial)
+
+
+def steps_in(checkpoints_dir: Path) -> dict[int, Path]:
+    """The step folders of a run, by step; half-written ones and those set aside are none."""
+    paths = {_step_of(path): path for path in Path(checkpoints_dir).glob(f"{STEP}*")}
+    return {step: path for step, path in paths.items() if step is not None}
+
+
 def set_aside_after(checkpoints_dir: Path, step: int) -> None:
-    """Make room for the steps after ``step``: their folders become ``step-N.old``, half-written ones are removed."""
+    """Make room for the steps after ``step``: their folders become ``step-N.old``; what is half made is removed."""
+    for path in Path(checkpoints_dir).glob(".*"):
+        if path.is_symlink():  # a link that was to replace another one
+            path.unlink()
     for path in sorted(Path(checkpoints_dir).glob(f"{STEP}*")):
         if path.name.endswith(PARTIAL):
             shutil.rmtree(path)
@@ -104,8 +132,7 @@ def set_aside_after(checkpoints_dir: Path, step: int) -> None:
 
 def newest_complete(checkpoints_dir: Path) -> Path | None:
     """The ``step-N`` folder with the largest N that passes ``verify``; one that fails is skipped with a warning."""
-    steps = {path: number for path in Path(checkpoints_dir).glob(f"{STEP}*") if (number := _step_of(path)) is not None}
-    for folder in sorted(steps, key=lambda path: steps[path], reverse=True):
+    for _, folder in sorted(steps_in(checkpoints_dir).items(), reverse=True):
         try:
             verify(folder)
         except CheckpointError as error:
@@ -121,13 +148,40 @@ def check_free_space(path: Path, expected_bytes: int) -> None:
     Raises:
         CheckpointError: with both numbers in MB.
     """
-    existing = next(parent for parent in (Path(path), *Path(path).absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(path)
     if free < expected_bytes:
         raise CheckpointError(
-            f"{path}: {free / 1e6:.0f} MB free, a checkpoint needs about {expected_bytes / 1e6:.0f} MB; "
-            "free space, keep fewer checkpoints or set hydra.run.dir to another disk"
+            f"{path}: {free / 1e6:.0f} MB free, a checkpoint needs about {expected_bytes / 1e6:.0f} MB; {_MAKE_ROOM}"
         )
+
+
+def free_bytes(path: Path) -> int:
+    """What is free on the disk that ``path`` (existing or not) lies on."""
+    existing = next(parent for parent in (Path(path), *Path(path).absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _failed_write(error: Exception) -> str | None:
+    """What the disk said where a write failed, else None; safetensors and torch have errors of their own for it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    told = str(error)
+    if "os error" in told:  # safetensors: "I/O error: No space left on device (os error 28)"
+        return told.splitlines()[0]
+    if "PytorchStreamWriter" in told or "unexpected pos" in told:  # torch.save, which does not say why
+        return "the trainer's state could not be written"
+    return None
+
+
+def _no_room(folder: Path, reason: str, written: int, expected: int) -> str:
+    """The error of a write that failed: what was tried, what there is, what is still good."""
+    needed = f"about {expected / 1e6:.0f}" if expected else f"more than {written / 1e6:.0f}"
+    steps = steps_in(folder.parent)
+    good = f"{steps[max(steps)]} is untouched" if steps else "there is no earlier checkpoint"
+    return (
+        f"{folder}: {reason}, after {written / 1e6:.0f} MB; a checkpoint needs {needed} MB and "
+        f"{free_bytes(folder) / 1e6:.0f} MB are free; {good}; {_MAKE_ROOM}, then go on with resume=auto"
+    )
 
 
 def _step_of(path: Path) -> int | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qcvl.checkpoints.agreement import require_same_text
 from qcvl.checkpoints.contract import Contract, read_contract
 from qcvl.checkpoints.describe import describe_base
 from qcvl.checkpoints.folder import verify
@@ -50,12 +51,14 @@ def reopen(folder: Path, model: Model, *, merged: bool = False) -> Reopened:
     contract = read_contract(folder)
     adapter = is_adapter(folder)
     spec = base_of(contract, model) if adapter else at_path(model, str(folder))
+    processing = spec.load_processing()
+    require_same_text(folder, processing, "checkpoint")
     loaded = spec.load_model()
     if adapter:
         loaded = merge(loaded, folder) if merged else peft.PeftModel.from_pretrained(loaded, folder)
     return Reopened(
         model=loaded,
-        processing=replace(spec.load_processing(), min_pixels=contract.min_pixels, max_pixels=contract.max_pixels),
+        processing=replace(processing, min_pixels=contract.min_pixels, max_pixels=contract.max_pixels),
         answer_format=AnswerFormat(**contract.answer_format),
         prompts=Prompts(**{task: TaskPrompt(**texts) for task, texts in contract.prompts.items()}),
         pairing=contract.pairing,

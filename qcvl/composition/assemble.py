@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcvl.composition.roots import Train
-from qcvl.errors import CheckpointError
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -32,12 +31,13 @@ def assemble(settings: Train) -> Run:
     """Build module, datamodule and trainer; seeds every random generator first, loads no weights yet.
 
     Raises:
-        CheckpointError: for a model folder or ``stage.init_from`` that cannot be used.
+        CheckpointError: for a model folder, ``stage.init_from`` or ``resume`` that cannot be used.
     """
     import lightning.pytorch as pl
     import torch
 
     from qcvl.callbacks.jsonl_logger import JsonlLogger
+    from qcvl.checkpoints.agreement import require_same_base, require_same_text
     from qcvl.checkpoints.describe import describe
     from qcvl.data.datamodule import VLDataModule
 
@@ -58,12 +58,16 @@ def assemble(settings: Train) -> Run:
         pairing=settings.data.pair,
         **shared,
     )
+    contract = describe(**moved, **shared, pairing=settings.data.pair)
+    if settings.resume is not None:
+        require_same_base(Path(settings.resume), contract.base, "resume")
+        require_same_text(Path(settings.resume), processing, "resume")
     module = settings.objective.setup(
         optimizer=settings.optimizer,
         lr_scheduler=settings.lr_scheduler,
         init_from=start,
         processing=processing,
-        contract=describe(**moved, **shared, pairing=settings.data.pair),
+        contract=contract,
         **moved,
     )
     loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]
@@ -110,6 +114,7 @@ def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
     goes on starts from its own checkpoint: by now another one may be the latest, or the first may be gone.
     """
     from qcvl.checkpoints.adapters import is_adapter
+    from qcvl.checkpoints.agreement import require_same_base, require_same_text
     from qcvl.checkpoints.contract import read_contract
     from qcvl.checkpoints.describe import describe_base
     from qcvl.checkpoints.folder import verify
@@ -122,19 +127,16 @@ def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
         return model, None
     if settings.resume is not None:
         return base_of(read_contract(Path(settings.resume)), model), Path(settings.resume)
-    base = describe_base(model, model.load_processing().family.model_type)
+    processing = model.load_processing()
+    base = describe_base(model, processing.family.model_type)
     if init_from == "latest":
         runs = Path(settings.paths.outputs) / settings.job
         folder = find_latest(runs, below_stage=settings.stage.number, base_fingerprint=base.fingerprint)
     else:
         folder = Path(init_from)
         verify(folder)
-        found = read_contract(folder).base
-        if found.fingerprint != base.fingerprint:
-            raise CheckpointError(
-                f"stage.init_from: {folder} was trained from {found.path} ({found.fingerprint[:12]}…), this run's "
-                f"model is {base.path} ({base.fingerprint[:12]}…); set model to the same base"
-            )
+        require_same_base(folder, base, "stage.init_from")
+    require_same_text(folder, processing, "stage.init_from")
     if settings.tuner.kind != "full" and not is_adapter(folder):
         return at_path(model, str(folder)), None
     return model, folder

@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -145,6 +147,23 @@ def lost_worker(error: BaseException, guarded: Guarded | None) -> QcvlError | No
 def one_thread(worker: int) -> None:
     """Start a worker: its threads would take the cores that other workers need."""
     torch.set_num_threads(1)
+    obey_parent_alone()
+
+
+def obey_parent_alone() -> None:
+    """End by a SIGTERM or SIGUSR1 of the parent's; ignore those that all processes of a job get when it is to stop.
+
+    The run then finishes its step and ends its workers itself.
+    """
+    signals = {signal.SIGTERM, signal.SIGUSR1}
+
+    def wait() -> None:
+        while signal.sigwaitinfo(signals).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # threads started from now on inherit it
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _where(dataset: Samples, key: Key, error: QcvlError) -> str:

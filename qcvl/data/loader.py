@@ -70,21 +70,33 @@ class TrainLoader(StepLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Which epoch, how many of its batches were handed over, and what tells its plan from others."""
-        plan = {"length": len(self), "plan": self._checksum(self.epoch)}
-        return {"epoch": self.epoch, "handed_over": self.handed_over, **plan}
+        told = {
+            "length": len(self),
+            "plan": self._checksum(self.epoch),
+            "steps": self._checksum(self.epoch, by_step=True),
+        }
+        return {"epoch": self.epoch, "handed_over": self.handed_over, "accumulate": self.accumulate, **told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken.
+
+        Ranks, ``batch_size`` and ``accumulate`` may have changed where each optimizer step still has the same samples.
 
         Raises:
             CheckpointError: when the epoch has other batches now, because data, their size or ranks changed.
         """
         changed = (
             "the data, data.batch_size, data.token_budget, data.images_per_user_turn or the number of ranks changed; "
-            "resume with what the run was started with"
+            "resume with what the run was started with, or with as many samples a step (ranks x data.batch_size x "
+            "trainer.accumulate_grad_batches)"
         )
         if "length" not in state:
             raise CheckpointError("the checkpoint's run read streams; set data.shuffle_buffer to what it was then")
+        accumulate = state.get("accumulate", self.accumulate)
+        done = batches_done(state["handed_over"], state["length"], accumulate, len(self), self.accumulate)
+        if done is not None and state.get("steps") == self._checksum(state["epoch"], by_step=True):
+            self.epoch, self.handed_over = state["epoch"], done
+            return
         if state["length"] != len(self):
             raise CheckpointError(
                 f"the checkpoint's epoch has {state['length']} batches, this run's has {len(self)}: {changed}"
@@ -93,9 +105,10 @@ class TrainLoader(StepLoader):
             raise CheckpointError(f"the checkpoint's epoch has as many batches as this run's, but others: {changed}")
         self.epoch, self.handed_over = state["epoch"], state["handed_over"]
 
-    def _checksum(self, epoch: int) -> str:
-        """A short checksum of an epoch's plan: its batches in order, the samples of each, the records of those."""
-        batches = list(chain.from_iterable(self._plan(epoch)))
+    def _checksum(self, epoch: int, *, by_step: bool = False) -> str:
+        """A short checksum of an epoch: its batches in order, or its steps, and the records of their samples."""
+        plan = self._plan(epoch)
+        batches = list(chain.from_iterable(_by_step(plan, self.accumulate) if by_step else plan))
         sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
         samples = np.array(list(chain.from_iterable(batches)), dtype=np.int64)
         check = zlib.crc32(samples.tobytes(), zlib.crc32(sizes.tobytes()))
@@ -103,3 +116,19 @@ class TrainLoader(StepLoader):
         if len(starts) <= len(order):  # some sample is of several records
             check = zlib.crc32(starts.tobytes(), zlib.crc32(order.tobytes(), check))
         return f"{check:08x}"
+
+
+def batches_done(done: int, length: int, accumulate: int, new_length: int, new_accumulate: int) -> int | None:
+    """Micro-batches of an epoch that are done when ``accumulate`` of them no longer make a step, but others do.
+
+    ``length`` is how many the epoch has. None: in the middle of a step, where one cannot be counted in the other.
+    """
+    if done >= length:
+        return new_length
+    return done // accumulate * new_accumulate if done % accumulate == 0 else None
+
+
+def _by_step(plan: Plan, accumulate: int) -> Plan:
+    """A plan in which all samples of an optimizer step are one batch, in order."""
+    steps = [plan[start : start + accumulate] for start in range(0, len(plan), accumulate)]
+    return [[sorted(chain.from_iterable(chain.from_iterable(step)))] for step in steps]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qcvl.checkpoints.adapters import init_from, save_model
+from qcvl.checkpoints.adapters import init_from, saved_tensors, write_model
 from qcvl.checkpoints.contract import Contract, write_contract
 from qcvl.data.chat import IGNORE
 from qcvl.data.dataset import count_labels
@@ -88,9 +88,13 @@ class VLModule(pl.LightningModule, ABC):
             raise RuntimeError("the model is not built yet; call configure_model() first")
         return self.model
 
-    def save(self, folder: Path) -> None:
-        """Write what was trained, the processing files and ``qcvl.json`` into ``folder``."""
-        save_model(self.built, folder)
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """The weights that a checkpoint folder holds, by their names in its files."""
+        return saved_tensors(self.built)
+
+    def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Write ``saved_tensors()`` or an earlier copy of them, the processing files and ``qcvl.json``."""
+        write_model(self.built, self.saved_tensors() if tensors is None else tensors, folder)
         self.processing.save(folder)
         write_contract(self.contract, folder)
 

@@ -47,6 +47,7 @@ def start_run(make_module, make_datamodule, make_data, make_trainer, lora, tmp_p
         data |= changes.pop("data", {})
         sizes = {"sample_limit": limit, "batch_size": batch_size, "num_workers": changes.pop("num_workers", 0)}
         monitor = {"monitor": "eval/loss", "mode": "min", "save_last": True, "save_top_k": 1, "every_n_epochs": 1}
+        monitor["save_async"] = False  # so that a test sees a folder as soon as it is due
         saving = HFCheckpoint(dirpath=str(folder / "checkpoints"), **monitor | (checkpoint or {}))
         values = {"enable_checkpointing": True, "limit_val_batches": 1, "callbacks": [*callbacks, saving]}
         trainer = make_trainer(folder, **values | changes)

@@ -16,6 +16,7 @@ def trainer(value: float | None, step: int, fn: TrainerFn = TrainerFn.FITTING, *
     """A trainer just after a validation that logged ``eval/f1``."""
     metrics = {"train/loss": 9.0} | ({"eval/f1": value} if value is not None else {})
     state = {"sanity_checking": False, "fast_dev_run": False, "is_global_zero": True, "max_steps": -1}
+    state["checkpoint_callbacks"] = []
     return SimpleNamespace(
         **state | {"callback_metrics": metrics, "global_step": step, "state": SimpleNamespace(fn=fn)} | changes
     )

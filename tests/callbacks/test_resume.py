@@ -143,3 +143,27 @@ def test_the_auxiliary_head_goes_on_from_where_it_was(start_run, make_module, lo
     resumed = run("stopped", resume=tmp_path / "stopped/checkpoints/step-2")
     heads = [weights(trainer)["grounding.linear.weight"] for trainer in (straight, resumed)]
     assert torch.equal(*heads)
+
+
+@pytest.mark.parametrize("killed", [1, 2, 3, 4])
+def test_a_run_goes_on_with_other_micro_batches_where_its_steps_have_the_same_samples(
+    start_run, make_module, lora, tmp_path, killed
+):
+    def run(name, batch_size, accumulate, **changes):  # two epochs of three steps: 2, 2 and 1 samples
+        module = make_module(tuner=lora(), rate=1e-2)
+        sizes = {"limit": 5, "batch_size": batch_size, "accumulate_grad_batches": accumulate, "max_epochs": 2}
+        return start_run(name, module=module, checkpoint=SAVING, **sizes | changes)
+
+    straight = run("straight", 2, 1)
+    for one, other in (((1, 2), (2, 1)), ((2, 1), (1, 2))):
+        name = f"from-{one[0]}"
+        with pytest.raises(Killed):
+            run(name, *one, callbacks=[Kill(killed)])
+        resumed = run(name, *other, resume=tmp_path / name / f"checkpoints/step-{killed}")
+        assert resumed.global_step == 6
+        found, expected = (rows(tmp_path / folder) for folder in (name, "straight"))
+        assert [row["step"] for row in found] == [row["step"] for row in expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+        for parameter, value in weights(straight).items():
+            torch.testing.assert_close(weights(resumed)[parameter], value, rtol=1e-3, atol=1e-4)

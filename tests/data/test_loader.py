@@ -243,3 +243,32 @@ def test_iterating_leaves_the_global_random_state_alone(dataset):
     before = torch.get_rng_state()
     list(loader(dataset))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("steps_done", [0, 2, 4])
+@pytest.mark.parametrize(
+    "now", [{"batch_size": 2, "accumulate": 2}, {"batch_size": 4}, {"batch_size": 1, "accumulate": 4}]
+)
+def test_two_ranks_states_continue_in_one_rank_with_the_same_samples_in_each_step(dataset, steps_done, now):
+    two = [loader(dataset, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+    steps = [sorted(photos(list(pair))) for pair in zip(*two, strict=True)]
+    state = stopped_at(dataset, 0, steps_done, batch_size=2, world_size=2)
+    one = loader(dataset, **now)
+    one.load_state_dict(json.loads(json.dumps(state)))
+    batches, accumulate = list(one), now.get("accumulate", 1)
+    found = [sorted(photos(batches[i : i + accumulate])) for i in range(0, len(batches), accumulate)]
+    assert found == steps[steps_done:]
+
+    back = loader(dataset, batch_size=2, rank=1, world_size=2)
+    back.load_state_dict(stopped_at(dataset, 0, steps_done * accumulate, **now))
+    assert same(list(back), list(loader(dataset, batch_size=2, rank=1, world_size=2))[steps_done:])
+
+
+def test_a_state_in_the_middle_of_a_step_or_of_other_steps_is_refused_by_another_number_of_ranks(dataset):
+    told = "changed; resume with what the run was started with, or with as many samples a step"
+    for state in (
+        stopped_at(dataset, 0, 3, batch_size=2, accumulate=2),
+        stopped_at(dataset, 0, 2, batch_size=3, accumulate=1),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            loader(dataset, batch_size=2, rank=0, world_size=2).load_state_dict(state)
