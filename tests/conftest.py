@@ -43,8 +43,11 @@ def shared_data():
 
 
 def choice(path: str) -> dict:
-    """A YAML file under ``conf`` without its ``_target_``."""
-    return {key: value for key, value in yaml.safe_load((CONF / path).read_text()).items() if key != "_target_"}
+    """A YAML file under ``conf`` over the one of its group that its defaults name, without its ``_target_``."""
+    values = yaml.safe_load((CONF / path).read_text())
+    parents = [name for name in values.pop("defaults", []) if name != "_self_"]
+    below = {key: value for name in parents for key, value in choice(str(Path(path).with_name(f"{name}.yaml"))).items()}
+    return {key: value for key, value in (below | values).items() if key != "_target_"}
 
 
 @pytest.fixture(scope="session")
@@ -202,7 +205,9 @@ def make_module(small_model, processing, prompts):
             "init_from": None,
         }
         weights = choice("objective/sft.yaml")["token_weights"] | changes.pop("token_weights", {})
-        return SFT(aux_grounding=aux_grounding, token_weights=weights).setup(**parts | changes)
+        limit = changes.pop("max_nonfinite_steps", 3)
+        objective = SFT(aux_grounding=aux_grounding, token_weights=weights, max_nonfinite_steps=limit)
+        return objective.setup(**parts | changes)
 
     return make
 

@@ -154,6 +154,10 @@ class TrainLoader:
             raise CheckpointError(f"the checkpoint's epoch has as many batches as this run's, but others: {changed}")
         self.epoch, self.handed_over = state["epoch"], state["handed_over"]
 
+    def where(self, epoch: int, number: int) -> list[str]:
+        """Where the records of this rank's batch ``number`` of an epoch stand."""
+        return [self.dataset.where((epoch, index)) for index in self._plan(epoch)[number][self.rank]]
+
 
 def _checksum(plan: Plan) -> str:
     """A short checksum of a plan: its batches in order, the samples of each."""

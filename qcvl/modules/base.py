@@ -1,5 +1,6 @@
 """What every objective shares: building the tuned model, optimizer steps in tokens, validation, and what is saved."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,11 @@ from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
 from qcvl.models.towers import tower_of
+from qcvl.modules.finite import FiniteSteps
 from qcvl.tuning.adapters import base_name
+from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
+from qcvl.tuning.ranks import RankCourse
 from qcvl.tuning.settings import TrainingStage, Tuner
 
 
@@ -41,6 +45,7 @@ class VLModule(pl.LightningModule, ABC):
         processing: the model's tokenizer, template and pixel budget, saved with every checkpoint.
         contract: what ``qcvl.json`` says.
         token_weights: how much a trained token of each kind of LABEL_KINDS counts in the loss.
+        max_nonfinite_steps: the run ends after so many steps in a row whose loss or gradient is not finite.
     """
 
     strict_loading = False
@@ -57,6 +62,7 @@ class VLModule(pl.LightningModule, ABC):
         processing: Processing,
         contract: Contract,
         token_weights: Mapping[str, float],
+        max_nonfinite_steps: int,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a small validation source has too few for all
@@ -67,7 +73,11 @@ class VLModule(pl.LightningModule, ABC):
         self.register_buffer("token_weights", weights, persistent=False)
         self.model: nn.Module | None = None
         self.seed = torch.initial_seed()  # the run's: every generator has just been seeded with it
+        self.finite = FiniteSteps(max_nonfinite_steps)
+        self.rank_course: RankCourse | None = None
+        self._saved_ranks: dict[str, Any] | None = None  # of the checkpoint a run goes on from
         self._totals: dict[str, Tensor] = {}
+        self._batches: list[int] = []  # the micro-batches of the current step
         self._eval_totals: dict[int, dict[str, Tensor]] = {}
         self._cells = 0.0  # visual tokens of the current step
 
@@ -75,10 +85,11 @@ class VLModule(pl.LightningModule, ABC):
         """Load, start from ``init_from``, freeze and adapt the model; once."""
         if self.model is None:
             model, towers = self.spec.load_model(), self.stage.towers
+            held = held_modules(model, self.stage)
             if self.init_from is None:
-                self.model = self.tuner.setup(model, towers)
+                self.model = self.tuner.setup(model, towers, held=held)
             else:
-                self.model = init_from(model, self.tuner, towers, self.init_from)
+                self.model = init_from(model, self.tuner, towers, self.init_from, held)
             self.model.train()  # transformers hands models over in eval mode and Lightning leaves that as it is
 
     @property
@@ -108,6 +119,9 @@ class VLModule(pl.LightningModule, ABC):
         # after reading the checkpoint, so it shall make it again.
         self.trainer.fit_loop._combined_loader = None
         schedule = self.scheduler_settings.setup(optimizer, total_steps)
+        self.rank_course = self.tuner.rank_course(self.built, total_steps)
+        if self.rank_course is not None and self._saved_ranks is not None:
+            self.rank_course.load_state_dict(self._saved_ranks)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def extra_groups(self) -> list[dict[str, Any]]:
@@ -142,6 +156,7 @@ class VLModule(pl.LightningModule, ABC):
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
+        self._batches.append(batch_index)
         return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def _add(
@@ -157,13 +172,37 @@ class VLModule(pl.LightningModule, ABC):
             totals[name] = totals[name] + value if name in totals else value
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the step's loss, accuracy, gradient norms and rates; stop at a trainable tower that gets no gradient."""
-        totals = self._reduced(self._totals)
-        self._totals = {}
+        """Log the step's loss, accuracy, gradient norms and rates, and leave it out where it is not finite.
+
+        Raises:
+            QcvlError: when a trainable tower gets no gradient at the first step, or steps keep being not finite.
+        """
+        if self.rank_course is not None:
+            self.rank_course.add_penalty()
+        totals, batches = self._reduced(self._totals), self._batches
+        self._totals, self._batches = {}, []
         logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
         logs |= self._gradient_norms(expected=bool(totals["labels"].sum()))
-        logs |= {f"lr/{group['tower']}": group["lr"] for group in optimizer.param_groups}
+        values = [float(totals["loss"]), logs["train/grad_norm"]]
+        if not self.finite.look(optimizer, values, self.trainer.global_step, lambda: self._where(batches)):
+            logs = {key: value for key, value in logs.items() if math.isfinite(value)}  # JSON has no NaN
+        for group in optimizer.param_groups:
+            key = f"lr/{group['tower']}"
+            logs[key] = max(logs.get(key, 0.0), group["lr"])
+        if self.finite.total:
+            logs["train/nonfinite_steps"] = self.finite.total
         self.log_dict({key: float(value) for key, value in logs.items()}, batch_size=1)
+
+    def _where(self, batches: Sequence[int]) -> str:
+        """Where the samples of some of this epoch's micro-batches stand, on this rank."""
+        loader = self.trainer.train_dataloader
+        return ", ".join(place for number in batches for place in loader.where(self.current_epoch, number))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the optimizer, then what follows from its gradients: the adapters' ranks, where they shrink."""
+        super().optimizer_step(*args, **kwargs)
+        if self.rank_course is not None and not self.finite.skipping:
+            self.rank_course.after_step(self.trainer.global_step + 1)  # Lightning counts the step after this hook
 
     def _reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.trainer.world_size == 1:
@@ -240,6 +279,11 @@ class VLModule(pl.LightningModule, ABC):
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: torch.stack([row[name] for row in rows if name in row]).sum(0).to(self.device) for name in names}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resumed run needs beside weights and optimizer: the course of ranks, and the count of bad steps."""
+        checkpoint["finite_steps"] = self.finite.state_dict()
+        checkpoint["rank_course"] = None if self.rank_course is None else self.rank_course.state_dict()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume where other parameters are trained: names that differ would silently keep their start.
 
@@ -257,6 +301,8 @@ class VLModule(pl.LightningModule, ABC):
                 f"in the checkpoint, {own.get(name)} now; resume with the stage and tuner the run was "
                 "started with, or start a new run from its weights with stage.init_from="
             )
+        self.finite.load_state_dict(checkpoint["finite_steps"])
+        self._saved_ranks = checkpoint["rank_course"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""

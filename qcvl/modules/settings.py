@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from typing_extensions import TypedDict
 
 from qcvl.errors import ConfigError
@@ -35,10 +35,13 @@ class SFT:
 
     The loss is the mean over all trained tokens of an optimizer step, each weighted by its kind's ``token_weights``:
     the sum of weight times cross-entropy over the sum of weights.
+
+    A step whose loss or gradient is not finite moves nothing; ``max_nonfinite_steps`` in a row end the run.
     """
 
     aux_grounding: float = Field(ge=0)
     token_weights: TokenWeights
+    max_nonfinite_steps: PositiveInt
 
     def __post_init__(self) -> None:
         if not any(self.token_weights.values()):
@@ -48,4 +51,9 @@ class SFT:
         """Build the LightningModule from the run's other parts (see SFTModule)."""
         from qcvl.modules.sft import SFTModule
 
-        return SFTModule(aux_grounding=self.aux_grounding, token_weights=self.token_weights, **parts)
+        return SFTModule(
+            aux_grounding=self.aux_grounding,
+            token_weights=self.token_weights,
+            max_nonfinite_steps=self.max_nonfinite_steps,
+            **parts,
+        )

@@ -1,12 +1,15 @@
 """The shipped YAML of stage, tuner, optimizer and lr_scheduler makes the settings it says, without torch."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
 
 import pydantic
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from qcvl import config
 
 from qcvl.tuning import settings
 
@@ -16,8 +19,14 @@ CHOICES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yam
 
 
 def build(group: str, choice: str, **changes: object) -> object:
-    values = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml")) | changes
+    cfg = compose(f"{group}={choice}")[group]
+    values = OmegaConf.to_container(cfg) | changes
     return getattr(settings, values.pop("_target_").removeprefix("qcvl.tuning.settings."))(**values)
+
+
+@functools.cache
+def compose(override: str) -> DictConfig:
+    return config.load("train", [override])
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
