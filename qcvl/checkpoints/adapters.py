@@ -21,8 +21,11 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 # Fields that change what the same tensors compute; a checkpoint must agree with the tuner in each.
-MEANING = ("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "alpha_pattern")
-MEANING += ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "n_frequency", "scaling", "random_loc_seed")
+MEANING = (
+    *("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "alpha_pattern"),
+    *("boft_block_size", "boft_block_num", "boft_n_butterfly_factor"),
+    *("n_frequency", "scaling", "random_loc_seed"),
+)
 
 
 def save_model(model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:

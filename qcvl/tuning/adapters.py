@@ -20,9 +20,11 @@ from qcvl.tuning.targets import target_names
 ADAPTER_NAME = "default"
 # Fields of peft's config classes that the tuner's own settings decide. PiSSA, OLoRA and others of init_lora_weights
 # change the base's weights, so that their checkpoints would not load on it.
-OWNED_FIELDS = ("peft_type", "target_modules", "modules_to_save", "inference_mode", "task_type", "bias")
-OWNED_FIELDS += ("init_lora_weights", "init_weights", "init_r", "tinit", "tfinal", "deltaT", "total_step")
-OWNED_FIELDS += ("orth_reg_weight", "rank_pattern")
+OWNED_FIELDS = (
+    *("peft_type", "target_modules", "modules_to_save", "inference_mode", "task_type", "bias"),
+    *("init_lora_weights", "init_weights"),
+    *("init_r", "tinit", "tfinal", "deltaT", "total_step", "orth_reg_weight", "rank_pattern"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,6 +45,8 @@ def quantize(model: nn.Module, settings: "Quantization", kept: Collection[str] =
             module=packed,
         )
         packed.bias = linear.bias
+        # Else evaluation on a CPU with AVX512-BF16 repacks the weights for good, their scales rounded to bfloat16.
+        packed.support_avx512bf16_for_cpu = False
         packed = packed.to(linear.weight.device)  # this is what quantizes
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, packed)

@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-import peft
 import torch
 
 from qcvl.errors import ConfigError

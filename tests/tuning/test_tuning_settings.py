@@ -10,7 +10,6 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from qcvl import config
-
 from qcvl.tuning import settings
 
 CONF = Path(__file__).parents[2] / "conf"
