@@ -191,7 +191,8 @@ def make_module(small_model, processing, prompts):
     from qcvl.checkpoints.describe import describe
     from qcvl.modules.settings import SFT
     from qcvl.schema.answer import DEFAULT_FORMAT
-    from qcvl.tuning.settings import AdamW, CosineWarmupWithMinLr, FullTuner, TrainingStage
+    from qcvl.tuning.descent.settings import AdamW, CosineWarmupWithMinLr
+    from qcvl.tuning.settings import FullTuner, TrainingStage
 
     def make(*, tuner=None, towers=("llm", "aligner"), aux_grounding=0.0, rate=1e-3, model=None, **changes):
         torch.manual_seed(0)  # a module's draws follow from the seed of the run it is built in

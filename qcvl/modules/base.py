@@ -20,9 +20,8 @@ from qcvl.errors import CheckpointError, QcvlError
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
-from qcvl.models.towers import tower_of
 from qcvl.modules.finite import FiniteSteps
-from qcvl.tuning.adapters import base_name
+from qcvl.modules.gradients import gradient_norms
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
 from qcvl.tuning.ranks import RankCourse
@@ -220,16 +219,7 @@ class VLModule(pl.LightningModule, ABC):
         }
 
     def _gradient_norms(self, expected: bool) -> dict[str, float]:
-        by_tower: dict[str, list[Tensor]] = {}
-        for name, parameter in self.built.named_parameters():
-            if parameter.requires_grad:
-                gradients = by_tower.setdefault(tower_of(base_name(name)), [])
-                if parameter.grad is not None:
-                    gradients.append(parameter.grad)
-        norms = {
-            tower: float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) if gradients else 0.0
-            for tower, gradients in by_tower.items()
-        }
+        norms = gradient_norms(self.built)
         if self.trainer.global_step == 0 and expected:
             # A first step of conversations without images leaves the other towers still.
             dead = [tower for tower, norm in norms.items() if norm == 0 and (tower == "llm" or self._cells)]

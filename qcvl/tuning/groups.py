@@ -37,9 +37,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups over the trainable parameters of ``model``: one per tower, decay and Muon flag.
 
-    Each has ``params``, ``lr`` (the tower's rate times ``lr_multiplier`` and the group's ``share`` of it, by layer decay
-    and LoRA+), ``weight_decay`` (0 on 1-d parameters), ``tower``, ``way``, ``decay``, ``matrix`` (a fully trained 2-D
-    weight inside a block) and a unique ``name``.
+    Each has ``params``, ``lr`` (the tower's rate times ``lr_multiplier`` and the group's ``share`` of it, by layer
+    decay and LoRA+), ``weight_decay`` (0 on 1-d parameters), ``tower``, ``way``, ``decay``, ``matrix`` (a fully trained
+    2-D weight inside a block) and a unique ``name``.
 
     Raises:
         ConfigError: when a tower of the stage has nothing to train.

@@ -21,7 +21,7 @@ def quantize(model: nn.Module, settings: "Quantization", kept: Collection[str] =
     Raises:
         ConfigError: when bitsandbytes is not installed.
     """
-    bnb = _bitsandbytes()
+    bnb = bitsandbytes()
     linears = [
         (name, module)
         for name, module in model.named_modules()
@@ -59,12 +59,17 @@ def weight_count(parameter: torch.Tensor) -> int:
     return parameter.numel() if state is None else state.shape.numel()
 
 
-def _bitsandbytes() -> Any:
+def bitsandbytes() -> Any:
+    """The package.
+
+    Raises:
+        ConfigError: where it cannot be imported.
+    """
     try:
-        import bitsandbytes
+        import bitsandbytes as package
     except ImportError as error:
         raise ConfigError(
             f"bitsandbytes cannot be imported ({error}), which 4-bit weights and 8-bit optimizers need; "
             "pip install 'qcvl[quant]', or choose tuner=lora and optimizer=adamw"
         ) from None
-    return bitsandbytes
+    return package

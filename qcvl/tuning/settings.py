@@ -1,4 +1,4 @@
-"""The settings of learning: which towers move, how they move, by which optimizer and along which schedule.
+"""The settings of learning: which towers move, and how they move.
 
 Importing this module costs no torch: the heavy modules are imported inside ``setup``.
 """
@@ -16,8 +16,6 @@ from qcvl.schema.settings import settings
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
     from qcvl.tuning.adapters import AdapterModules
     from qcvl.tuning.ranks import RankCourse
@@ -216,74 +214,3 @@ class PeftTuner:
 
 
 Tuner = FullTuner | PeftTuner
-
-
-@settings
-class AdamW:
-    """``torch.optim.AdamW``; rates come from the stage, one a group."""
-
-    betas: tuple[Share, Share]
-    eps: PositiveFloat
-    weight_decay: Annotated[float, Field(ge=0)]
-    fused: bool
-
-    def setup(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """An optimizer over ``groups`` (from ``parameter_groups``)."""
-        import torch
-
-        return torch.optim.AdamW(
-            groups, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=self.fused
-        )
-
-
-@settings
-class MuonAdamW:
-    """Muon for the 2-D weights inside blocks, AdamW for everything else, as one optimizer.
-
-    ``lr_scale`` is Muon's rate as a multiple of its group's rate (which AdamW uses as it is).
-    """
-
-    betas: tuple[Share, Share]
-    eps: PositiveFloat
-    weight_decay: Annotated[float, Field(ge=0)]
-    fused: bool
-    momentum: Share
-    nesterov: bool
-    ns_steps: Annotated[int, Field(ge=1, lt=100)]
-    lr_scale: PositiveFloat
-
-    def setup(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """An optimizer over ``groups`` (from ``parameter_groups``); those flagged ``matrix`` are Muon's."""
-        from qcvl.tuning.optim import MuonWithAdamW
-
-        return MuonWithAdamW(
-            groups,
-            adamw={"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay, "fused": self.fused},
-            muon={
-                "momentum": self.momentum,
-                "nesterov": self.nesterov,
-                "ns_steps": self.ns_steps,
-                "weight_decay": self.weight_decay,
-            },
-            lr_scale=self.lr_scale,
-        )
-
-
-@settings
-class CosineWarmupWithMinLr:
-    """A linear rise over the first steps, then half a cosine down to ``min_lr``.
-
-    ``warmup_steps`` wins over ``warmup_ratio`` (a share of all steps) unless it is null. ``min_lr`` never lifts a group
-    above its own rate.
-    """
-
-    warmup_ratio: Share
-    warmup_steps: Annotated[int, Field(ge=0)] | None
-    min_lr: Annotated[float, Field(ge=0)]
-
-    def setup(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        """A scheduler to be stepped once after each of ``total_steps`` optimizer steps."""
-        from qcvl.tuning.schedules import cosine_warmup_with_min_lr, warmup_steps
-
-        rise = warmup_steps(total_steps, self.warmup_ratio) if self.warmup_steps is None else self.warmup_steps
-        return cosine_warmup_with_min_lr(optimizer, total_steps=total_steps, warmup_steps=rise, min_lr=self.min_lr)

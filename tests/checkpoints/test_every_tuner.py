@@ -1,4 +1,4 @@
-"""What holds for every shipped tuner: it trains, what is frozen stays, its folder loads in plain peft, and it merges."""
+"""What holds for every shipped tuner: it trains, frozen weights stay, its folder loads in plain peft, and it merges."""
 
 import warnings
 

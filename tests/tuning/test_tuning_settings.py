@@ -1,6 +1,7 @@
 """The shipped YAML of stage, tuner, optimizer and lr_scheduler makes the settings it says, without torch."""
 
 import functools
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from qcvl import config
-from qcvl.tuning import settings
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("stage", "tuner", "optimizer", "lr_scheduler")
@@ -20,7 +20,8 @@ CHOICES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yam
 def build(group: str, choice: str, **changes: object) -> object:
     cfg = compose(f"{group}={choice}")[group]
     values = OmegaConf.to_container(cfg) | changes
-    return getattr(settings, values.pop("_target_").removeprefix("qcvl.tuning.settings."))(**values)
+    module, _, name = values.pop("_target_").rpartition(".")
+    return getattr(importlib.import_module(module), name)(**values)
 
 
 @functools.cache
@@ -74,5 +75,5 @@ def test_a_wrong_value_is_refused_when_the_settings_are_made(group, choice, chan
 
 
 def test_settings_and_grounding_targets_import_without_torch():
-    code = "import sys, qcvl.tuning.settings, qcvl.losses.grounding_targets; sys.exit('torch' in sys.modules)"
+    code = "import sys, qcvl.tuning.settings, qcvl.tuning.descent.settings, qcvl.losses.grounding_targets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False).returncode == 0
