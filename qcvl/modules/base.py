@@ -1,6 +1,5 @@
 """What every objective shares: building the tuned model, optimizer steps in tokens, validation, and what is saved."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
 from qcvl.modules.finite import FiniteSteps
 from qcvl.modules.gradients import gradient_norms
+from qcvl.modules.sums import by_kind, on_cpu, summed
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
 from qcvl.tuning.ranks import RankCourse
@@ -183,8 +183,7 @@ class VLModule(pl.LightningModule, ABC):
         logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
         logs |= self._gradient_norms(expected=bool(totals["labels"].sum()))
         values = [float(totals["loss"]), logs["train/grad_norm"]]
-        if not self.finite.look(optimizer, values, self.trainer.global_step, lambda: self._where(batches)):
-            logs = {key: value for key, value in logs.items() if math.isfinite(value)}  # JSON has no NaN
+        self.finite.look(optimizer, values, self.trainer.global_step, lambda: self._where(batches))
         for group in optimizer.param_groups:
             key = f"lr/{group['tower']}"
             logs[key] = max(logs.get(key, 0.0), group["lr"])
@@ -245,29 +244,19 @@ class VLModule(pl.LightningModule, ABC):
         The keys are ``eval/loss`` and ``eval/<name>/loss``; ``eval/sft_loss/coordinates`` and so on are plain means by
         label kind.
         """
-        shares = gather_objects([self._eval_sums()])
+        shares = gather_objects([{index: on_cpu(totals) for index, totals in self._eval_totals.items()}])
         names = self.trainer.datamodule.val_names()  # type: ignore[attr-defined]
-        by_prefix = {"eval": self._summed([row for share in shares for row in share.values()])}
+        by_prefix = {"eval": summed([row for share in shares for row in share.values()], self.device)}
         if len(names) > 1:
             for index, name in enumerate(names):
-                by_prefix[f"eval/{name}"] = self._summed([share[index] for share in shares if index in share])
+                rows = [share[index] for share in shares if index in share]  # a rank without a batch of it has none
+                by_prefix[f"eval/{name}"] = summed(rows, self.device)
         for prefix, totals in by_prefix.items():
             if totals:
-                logs = self.means(totals) | _by_kind(totals)
+                logs = self.means(totals) | by_kind(totals)
                 logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", torch.ones(())))
-                rows = {f"{prefix}/{key}": value.float() for key, value in logs.items()}
-                self.log_dict(rows, batch_size=1, sync_dist=True)
-
-    def _eval_sums(self) -> dict[int, dict[str, Tensor]]:
-        """This rank's validation sums by loader; a rank that had no batch of a source has no row for it."""
-        return {
-            index: {name: value.cpu() for name, value in totals.items()} for index, totals in self._eval_totals.items()
-        }
-
-    def _summed(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Sums by name over rows that need not have the same names."""
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: torch.stack([row[name] for row in rows if name in row]).sum(0).to(self.device) for name in names}
+                values = {f"{prefix}/{key}": value.float() for key, value in logs.items()}
+                self.log_dict(values, batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed run needs beside weights and optimizer: the course of ranks, and the count of bad steps."""
@@ -298,12 +287,6 @@ class VLModule(pl.LightningModule, ABC):
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
-
-
-def _by_kind(totals: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean cross-entropy of each label kind that occurs."""
-    sums, labels = totals["sft_sum"], totals["labels"]
-    return {f"sft_loss/{kind}": sums[i] / labels[i] for i, kind in enumerate(LABEL_KINDS) if labels[i] > 0}
 
 
 def _at_least_something(total: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def ranks(model) -> dict[str, int]:
 
 @pytest.fixture
 def run(make_model):
-    """``run(tuner, first, last)``: steps along random gradients, the course's after each; gives the ranks after each."""
+    """``run(tuner, first, last)``: steps along random gradients, the course's after each; also the ranks."""
 
     def descend(tuner, first=1, last=STEPS, tuned=None, course=None):
         tuned = tuned or tuner.setup(make_model(), ["llm"])

@@ -75,5 +75,6 @@ def test_a_wrong_value_is_refused_when_the_settings_are_made(group, choice, chan
 
 
 def test_settings_and_grounding_targets_import_without_torch():
-    code = "import sys, qcvl.tuning.settings, qcvl.tuning.descent.settings, qcvl.losses.grounding_targets; sys.exit('torch' in sys.modules)"
+    modules = "qcvl.tuning.settings, qcvl.tuning.descent.settings, qcvl.losses.grounding_targets"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False).returncode == 0
