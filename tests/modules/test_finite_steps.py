@@ -83,7 +83,7 @@ def test_all_micro_batches_of_a_step_are_named(train):
     with pytest.raises(QcvlError) as caught:
         train(Poison({1}, math.nan), max_nonfinite_steps=1, batch_size=2, accumulate=2)
     (line,) = [line for line in str(caught.value).splitlines() if line.startswith("step 1: ")]
-    assert len({place for place in line.removeprefix("step 1: ").split(", ")}) == 4
+    assert len(set(line.removeprefix("step 1: ").split(", "))) == 4
 
 
 def test_a_loss_that_is_no_number_counts_though_its_gradients_are(make_module):
