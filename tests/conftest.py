@@ -19,7 +19,9 @@ if "QCVL_CACHE" not in os.environ:  # indices of test files are kept for one ses
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, settings
+from omegaconf import OmegaConf
 
 # Property tests judge results, never speed: no deadlines, so a busy machine cannot fail them.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -43,18 +45,11 @@ def shared_data():
 
 
 def choice(path: str) -> dict:
-    """A YAML file under ``conf`` without its ``_target_``."""
-    return {key: value for key, value in yaml.safe_load((CONF / path).read_text()).items() if key != "_target_"}
-
-
-def composed(path: str) -> dict:
-    """A YAML file under ``conf`` with the defaults it names, as Hydra composes it, without its ``_target_``."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    file = CONF / path
-    with initialize_config_dir(str(file.parent), version_base="1.3"):
-        values = OmegaConf.to_container(compose(file.stem))
+    """A YAML file under ``conf`` over those of its group that its defaults name, without its ``_target_``."""
+    values = yaml.safe_load((CONF / path).read_text())
+    if "defaults" in values:
+        with initialize_config_dir(str((CONF / path).parent), version_base="1.3"):
+            values = OmegaConf.to_container(compose(Path(path).stem))
     return {key: value for key, value in values.items() if key != "_target_"}
 
 
@@ -199,7 +194,8 @@ def make_module(small_model, processing, prompts):
     from qcvl.checkpoints.describe import describe
     from qcvl.modules.settings import SFT
     from qcvl.schema.answer import DEFAULT_FORMAT
-    from qcvl.tuning.settings import AdamW, CosineWarmupWithMinLr, FullTuner, TrainingStage
+    from qcvl.tuning.descent.settings import AdamW, CosineWarmupWithMinLr
+    from qcvl.tuning.settings import FullTuner, TrainingStage
 
     def make(*, tuner=None, towers=("llm", "aligner"), rate=1e-3, model=None, **changes):
         torch.manual_seed(0)  # a module's draws follow from the seed of the run it is built in
@@ -215,7 +211,8 @@ def make_module(small_model, processing, prompts):
         }
         objective = choice("objective/sft.yaml")
         objective["token_weights"] |= changes.pop("token_weights", {})
-        objective |= {name: changes.pop(name) for name in ("aux_grounding", "load_balance") if name in changes}
+        own = ("aux_grounding", "load_balance", "max_nonfinite_steps")
+        objective |= {name: changes.pop(name) for name in own if name in changes}
         return SFT(**objective).setup(**parts | changes)
 
     return make

@@ -1,6 +1,7 @@
 """``logging.jsonl``: one JSON object a logging step, with the same keys every tracker gets."""
 
 import json
+import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -34,10 +35,11 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one line ``{"step": …, key: value, …}``."""
+        """Write one line ``{"step": …, key: value, …}``, without values that are no numbers: JSON has no NaN."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        row = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **{key: float(value) for key, value in metrics.items()}}) + "\n")
+            file.write(json.dumps({"step": step, **row}) + "\n")
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Settings are in ``config.yaml``; nothing is written here."""

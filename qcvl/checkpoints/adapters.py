@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import peft
@@ -21,7 +21,11 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 # Fields that change what the same tensors compute; a checkpoint must agree with the tuner in each.
-MEANING = ("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+MEANING = (
+    *("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "alpha_pattern"),
+    *("boft_block_size", "boft_block_num", "boft_n_butterfly_factor"),
+    *("n_frequency", "scaling", "random_loc_seed"),
+)
 
 
 def save_model(model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -58,7 +62,9 @@ def write_model(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -
     config.save_pretrained(folder)
 
 
-def init_from(model: nn.Module, tuner: Tuner, towers: Sequence[Tower], folder: Path) -> nn.Module:
+def init_from(
+    model: nn.Module, tuner: Tuner, towers: Sequence[Tower], folder: Path, held: Collection[str] = ()
+) -> nn.Module:
     """Set up ``model`` by ``tuner`` for ``towers``, starting from the weights in ``folder``; returns what to train.
 
     A full checkpoint is loaded into the base first. An adapter checkpoint makes the adapter cover the modules of both
@@ -69,13 +75,13 @@ def init_from(model: nn.Module, tuner: Tuner, towers: Sequence[Tower], folder: P
     """
     if not is_adapter(folder):
         load_full(model, folder)
-        return tuner.setup(model, towers)
+        return tuner.setup(model, towers, held=held)
     if isinstance(tuner, FullTuner):
         raise CheckpointError(
             f"{folder}: holds an adapter, and tuner=full trains the weights themselves; merge it first with "
             "`python -m qcvl.export` and set model.path to the result, or use the tuner it was trained with"
         )
-    model = tuner.setup(model, towers, extra_modules=adapter_modules(folder))
+    model = tuner.setup(model, towers, extra_modules=adapter_modules(folder), held=held)
     load_adapter(model, folder)
     return model
 
@@ -126,6 +132,11 @@ def load_adapter(model: peft.PeftModel, folder: Path) -> None:
         CheckpointError: for another method or rank, a tensor without a place, or one of another shape.
     """
     config, saved, places = read_adapter_config(folder), read_adapter(folder), _adapter_state(model)
+    if config.get("rank_pattern"):
+        raise CheckpointError(
+            f"{folder}: AdaLoRA has dealt its ranks, no two modules alike, and a new schedule would start above them; "
+            "merge it with `python -m qcvl.export` and set model.path to the result"
+        )
     own = json.loads(json.dumps(model.peft_config[ADAPTER_NAME].to_dict(), default=sorted))
     if differ := [name for name in MEANING if config.get(name) != own.get(name)]:
         raise CheckpointError(

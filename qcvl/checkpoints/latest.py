@@ -1,4 +1,4 @@
-"""``stage.init_from=latest``: the newest finished checkpoint an earlier stage left over the same base model."""
+"""``stage.init_from=latest|previous``: the checkpoint an earlier stage left over the same base model."""
 
 from pathlib import Path
 
@@ -35,6 +35,38 @@ def find_latest(runs_root: Path, *, below_stage: int, base_fingerprint: str) -> 
         f"stage.init_from=latest found no checkpoint of a stage below {below_stage} with the same base:\n{seen}\n"
         "run the earlier stage first, or give the folder: stage.init_from=PATH"
     )
+
+
+def find_previous(output_dir: Path, stage: int) -> Path | None:
+    """The last checkpoint of the sweep's job before the one in ``output_dir``; None (the base model) for stage 1.
+
+    A sweep's jobs lie in folders named by their numbers, and this one needs the one before it to be done.
+
+    Raises:
+        CheckpointError: outside a sweep, for its first job, and where the job before left nothing of a lower stage.
+    """
+    if stage == 1:
+        return None
+    name = Path(output_dir).name
+    if not name.isdigit() or name == "0":
+        raise CheckpointError(
+            f"stage.init_from=previous starts from the job before this one in a sweep, and {output_dir} has none "
+            "before it; use experiment=two_stage, -m stage=1,2 stage.init_from=previous, or stage.init_from=latest"
+        )
+    link = Path(output_dir).with_name(str(int(name) - 1)) / LAST
+    if not link.is_dir():
+        raise CheckpointError(
+            f"stage.init_from=previous: {link} is not there; the job before this one failed or is not done (jobs must "
+            "run one after another)"
+        )
+    verify(link)
+    found = read_contract(link).stage
+    if found >= stage:
+        raise CheckpointError(
+            f"stage.init_from=previous: {link} is of stage {found}, expected one below {stage}; let stage be what the "
+            "sweep varies last (it changes fastest)"
+        )
+    return link.resolve()
 
 
 def _why_not(folder: Path, below_stage: int, base_fingerprint: str) -> str | None:

@@ -108,7 +108,9 @@ def _quiet() -> None:
 
 
 def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
-    """The base model, and the verified checkpoint folder ``stage.init_from`` names (``latest``: of this job's runs).
+    """The base model, and the verified checkpoint folder ``stage.init_from`` names.
+
+    ``latest`` is one of this job's runs, ``previous`` that of the sweep's job before.
 
     Adapters that start from a fully trained checkpoint have it as their base, so it takes the model's place. A run that
     goes on starts from its own checkpoint: by now another one may be the latest, or the first may be gone.
@@ -118,7 +120,7 @@ def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
     from qcvl.checkpoints.contract import read_contract
     from qcvl.checkpoints.describe import describe_base
     from qcvl.checkpoints.folder import verify
-    from qcvl.checkpoints.latest import find_latest
+    from qcvl.checkpoints.latest import find_latest, find_previous
     from qcvl.checkpoints.reopen import base_of
     from qcvl.models.settings import at_path
 
@@ -126,7 +128,14 @@ def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
     if init_from is None:
         return model, None
     if settings.resume is not None:
-        return base_of(read_contract(Path(settings.resume)), model), Path(settings.resume)
+        base_model = base_of(read_contract(Path(settings.resume)), model)
+        # AdaLoRA's file lacks what it pruned; the trainer's state, read later, has all of it.
+        return base_model, None if settings.tuner.kind == "adalora" else Path(settings.resume)
+    if init_from == "previous":
+        previous = find_previous(Path(settings.paths.output_dir), settings.stage.number)
+        if previous is None:
+            return model, None
+        init_from = str(previous)
     processing = model.load_processing()
     base = describe_base(model, processing.family.model_type)
     if init_from == "latest":

@@ -1,6 +1,7 @@
 """Handing batches over, an optimizer step at a time: what the loaders of whole sources and of streams share."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from qcvl.data.course import Course
-from qcvl.data.dataset import Samples, step_counts
+from qcvl.data.dataset import Key, Samples, step_counts
 from qcvl.data.fetching import Guarded, Placed, Reading, Row, ToRow, lost_worker, one_thread
 from qcvl.data.health import check_batch
 from qcvl.errors import QcvlError
@@ -47,6 +48,8 @@ class StepLoader(ABC):
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
         self.epoch, self.handed_over = 0, 0
         self.guarded = Guarded(dataset, Reading.by(num_workers, dataset.key_numbers))
+        self._asked: deque[list[Key]] = deque()  # keys of batches that are asked for and not yet handed over
+        self._recent: deque[tuple[tuple[int, int], list[Key]]] = deque(maxlen=2 * accumulate + 2)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -78,7 +81,7 @@ class StepLoader(ABC):
             self.epoch, self.handed_over = self.epoch + 1, 0
         loader = DataLoader(
             self.guarded,
-            batch_sampler=self.coming(),
+            batch_sampler=self._asking(),
             collate_fn=ToRow(self.guarded.dataset, self.keep_going),
             num_workers=self.num_workers,
             worker_init_fn=one_thread,
@@ -93,9 +96,21 @@ class StepLoader(ABC):
                 continue
             counts = step_counts([row.batch for row in step if not row.hollow])
             for ready in step:
+                self._recent.append(((self.epoch, self.handed_over), self._asked.popleft()))
                 self.passed()
                 yield {**ready.batch, **counts, **({"bad": ready.bad} if ready.bad else {})}
             step = []
+
+    def where(self, epoch: int, number: int) -> list[str]:
+        """Where the records of this rank's batch ``number`` of an epoch stand; one of the last two steps' batches."""
+        keys = next(keys for batch, keys in self._recent if batch == (epoch, number))
+        return [self.guarded.dataset.where(key) for key in keys]
+
+    def _asking(self) -> Iterator[list[Placed]]:
+        self._asked.clear()
+        for placed in self.coming():
+            self._asked.append([one.key for one in placed])
+            yield placed
 
     def _rows(self, loader: DataLoader) -> Iterator[Row]:
         """The rows of a loader; what stops the run arrives as one error."""

@@ -19,9 +19,12 @@ from qcvl.errors import CheckpointError, QcvlError
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
-from qcvl.models.towers import tower_of
-from qcvl.tuning.adapters import base_name
+from qcvl.modules.finite import FiniteSteps
+from qcvl.modules.gradients import gradient_norms
+from qcvl.modules.sums import by_kind, on_cpu, summed
+from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
+from qcvl.tuning.ranks import RankCourse
 from qcvl.tuning.settings import TrainingStage, Tuner
 
 
@@ -41,6 +44,7 @@ class VLModule(pl.LightningModule, ABC):
         processing: the model's tokenizer, template and pixel budget, saved with every checkpoint.
         contract: what ``qcvl.json`` says.
         token_weights: how much a trained token of each kind of LABEL_KINDS counts in the loss.
+        max_nonfinite_steps: the run ends after so many steps in a row whose loss or gradient is not finite.
     """
 
     strict_loading = False
@@ -57,6 +61,7 @@ class VLModule(pl.LightningModule, ABC):
         processing: Processing,
         contract: Contract,
         token_weights: Mapping[str, float],
+        max_nonfinite_steps: int,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a small validation source has too few for all
@@ -67,7 +72,11 @@ class VLModule(pl.LightningModule, ABC):
         self.register_buffer("token_weights", weights, persistent=False)
         self.model: nn.Module | None = None
         self.seed = torch.initial_seed()  # the run's: every generator has just been seeded with it
+        self.finite = FiniteSteps(max_nonfinite_steps)
+        self.rank_course: RankCourse | None = None
+        self._saved_ranks: dict[str, Any] | None = None  # of the checkpoint a run goes on from
         self._totals: dict[str, Tensor] = {}
+        self._batches: list[int] = []  # the micro-batches of the current step
         self._eval_totals: dict[int, dict[str, Tensor]] = {}
         self._cells = 0.0  # visual tokens of the current step
 
@@ -75,10 +84,11 @@ class VLModule(pl.LightningModule, ABC):
         """Load, start from ``init_from``, freeze and adapt the model; once."""
         if self.model is None:
             model, towers = self.spec.load_model(), self.stage.towers
+            held = held_modules(model, self.stage)
             if self.init_from is None:
-                self.model = self.tuner.setup(model, towers)
+                self.model = self.tuner.setup(model, towers, held=held)
             else:
-                self.model = init_from(model, self.tuner, towers, self.init_from)
+                self.model = init_from(model, self.tuner, towers, self.init_from, held)
             self.model.train()  # transformers hands models over in eval mode and Lightning leaves that as it is
 
     @property
@@ -112,6 +122,9 @@ class VLModule(pl.LightningModule, ABC):
         # after reading the checkpoint, so it shall make it again.
         self.trainer.fit_loop._combined_loader = None
         schedule = self.scheduler_settings.setup(optimizer, total_steps)
+        self.rank_course = self.tuner.rank_course(self.built, total_steps)
+        if self.rank_course is not None and self._saved_ranks is not None:
+            self.rank_course.load_state_dict(self._saved_ranks)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def extra_groups(self) -> list[dict[str, Any]]:
@@ -146,6 +159,7 @@ class VLModule(pl.LightningModule, ABC):
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
+        self._batches.append(batch_index)
         return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def _add(
@@ -161,13 +175,36 @@ class VLModule(pl.LightningModule, ABC):
             totals[name] = totals[name] + value if name in totals else value
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the step's loss, accuracy, gradient norms and rates; stop at a trainable tower that gets no gradient."""
-        totals = self._reduced(self._totals)
-        self._totals = {}
+        """Log the step's loss, accuracy, gradient norms and rates, and leave it out where it is not finite.
+
+        Raises:
+            QcvlError: when a trainable tower gets no gradient at the first step, or steps keep being not finite.
+        """
+        if self.rank_course is not None:
+            self.rank_course.add_penalty()
+        totals, batches = self._reduced(self._totals), self._batches
+        self._totals, self._batches = {}, []
         logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
         logs |= self._gradient_norms(expected=bool(totals["labels"].sum()))
-        logs |= {f"lr/{group['tower']}": group["lr"] for group in optimizer.param_groups}
+        values = [float(totals["loss"]), logs["train/grad_norm"]]
+        self.finite.look(optimizer, values, self.trainer.global_step, lambda: self._where(batches))
+        for group in optimizer.param_groups:
+            key = f"lr/{group['tower']}"
+            logs[key] = max(logs.get(key, 0.0), group["lr"])
+        if self.finite.total:
+            logs["train/nonfinite_steps"] = self.finite.total
         self.log_dict({key: float(value) for key, value in logs.items()}, batch_size=1)
+
+    def _where(self, batches: Sequence[int]) -> str:
+        """Where the samples of some of this epoch's micro-batches stand, on this rank."""
+        loader = self.trainer.train_dataloader
+        return ", ".join(place for number in batches for place in loader.where(self.current_epoch, number))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the optimizer, then what follows from its gradients: the adapters' ranks, where they shrink."""
+        super().optimizer_step(*args, **kwargs)
+        if self.rank_course is not None and not self.finite.skipping:
+            self.rank_course.after_step(self.trainer.global_step + 1)  # Lightning counts the step after this hook
 
     def _reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.trainer.world_size == 1:
@@ -185,16 +222,7 @@ class VLModule(pl.LightningModule, ABC):
         }
 
     def _gradient_norms(self, expected: bool) -> dict[str, float]:
-        by_tower: dict[str, list[Tensor]] = {}
-        for name, parameter in self.built.named_parameters():
-            if parameter.requires_grad:
-                gradients = by_tower.setdefault(tower_of(base_name(name)), [])
-                if parameter.grad is not None:
-                    gradients.append(parameter.grad)
-        norms = {
-            tower: float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) if gradients else 0.0
-            for tower, gradients in by_tower.items()
-        }
+        norms = gradient_norms(self.built)
         if self.trainer.global_step == 0 and expected:
             # A first step of conversations without images leaves the other towers still.
             dead = [tower for tower, norm in norms.items() if norm == 0 and (tower == "llm" or self._cells)]
@@ -220,29 +248,24 @@ class VLModule(pl.LightningModule, ABC):
         The keys are ``eval/loss`` and ``eval/<name>/loss``; ``eval/sft_loss/coordinates`` and so on are plain means by
         label kind.
         """
-        shares = gather_objects([self._eval_sums()])
+        shares = gather_objects([{index: on_cpu(totals) for index, totals in self._eval_totals.items()}])
         names = self.trainer.datamodule.val_names()  # type: ignore[attr-defined]
-        by_prefix = {"eval": self._summed([row for share in shares for row in share.values()])}
+        by_prefix = {"eval": summed([row for share in shares for row in share.values()], self.device)}
         if len(names) > 1:
             for index, name in enumerate(names):
-                by_prefix[f"eval/{name}"] = self._summed([share[index] for share in shares if index in share])
+                rows = [share[index] for share in shares if index in share]  # a rank without a batch of it has none
+                by_prefix[f"eval/{name}"] = summed(rows, self.device)
         for prefix, totals in by_prefix.items():
             if totals:
-                logs = self.means(totals) | _by_kind(totals)
+                logs = self.means(totals) | by_kind(totals)
                 logs["loss"] = self.combine(totals, totals["labels"], totals.get("cells", torch.ones(())))
-                rows = {f"{prefix}/{key}": value.float() for key, value in logs.items()}
-                self.log_dict(rows, batch_size=1, sync_dist=True)
+                values = {f"{prefix}/{key}": value.float() for key, value in logs.items()}
+                self.log_dict(values, batch_size=1, sync_dist=True)
 
-    def _eval_sums(self) -> dict[int, dict[str, Tensor]]:
-        """This rank's validation sums by loader; a rank that had no batch of a source has no row for it."""
-        return {
-            index: {name: value.cpu() for name, value in totals.items()} for index, totals in self._eval_totals.items()
-        }
-
-    def _summed(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Sums by name over rows that need not have the same names."""
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: torch.stack([row[name] for row in rows if name in row]).sum(0).to(self.device) for name in names}
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resumed run needs beside weights and optimizer: the course of ranks, the count of bad steps."""
+        checkpoint["finite_steps"] = self.finite.state_dict()
+        checkpoint["rank_course"] = None if self.rank_course is None else self.rank_course.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume where other parameters are trained: names that differ would silently keep their start.
@@ -261,17 +284,13 @@ class VLModule(pl.LightningModule, ABC):
                 f"in the checkpoint, {own.get(name)} now; resume with the stage and tuner the run was "
                 "started with, or start a new run from its weights with stage.init_from="
             )
+        self.finite.load_state_dict(checkpoint["finite_steps"])
+        self._saved_ranks = checkpoint["rank_course"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
-
-
-def _by_kind(totals: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean cross-entropy of each label kind that occurs."""
-    sums, labels = totals["sft_sum"], totals["labels"]
-    return {f"sft_loss/{kind}": sums[i] / labels[i] for i, kind in enumerate(LABEL_KINDS) if labels[i] > 0}
 
 
 def _at_least_something(total: Tensor) -> Tensor:

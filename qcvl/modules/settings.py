@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from typing_extensions import TypedDict
 
 from qcvl.errors import ConfigError
@@ -38,11 +38,14 @@ class SFT:
 
     ``load_balance`` is the weight of the loss that makes a mixture of experts use all of them (see
     ``losses.balance``). Above 0, routers train with a language model that trains in full; at 0 they stay as they are.
+
+    A step whose loss or gradient is not finite moves nothing; ``max_nonfinite_steps`` in a row end the run.
     """
 
     aux_grounding: float = Field(ge=0)
     load_balance: float = Field(ge=0)
     token_weights: TokenWeights
+    max_nonfinite_steps: PositiveInt
 
     def __post_init__(self) -> None:
         if not any(self.token_weights.values()):
@@ -56,5 +59,6 @@ class SFT:
             aux_grounding=self.aux_grounding,
             load_balance=self.load_balance,
             token_weights=self.token_weights,
+            max_nonfinite_steps=self.max_nonfinite_steps,
             **parts,
         )

@@ -61,7 +61,7 @@ class SFTModule(VLModule):
         """The auxiliary head's own parameter groups."""
         if self.grounding is None:
             return []
-        rate = self.stage.rates["full"] * self.spec.lr_multiplier
+        rate = self.stage.rate("grounding", "full") * self.spec.lr_multiplier
         return module_groups(self.grounding, "grounding", rate, self.optimizer_settings.weight_decay)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

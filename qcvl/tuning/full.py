@@ -1,17 +1,19 @@
 """Full training: the towers' own weights move, in float32."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
 from qcvl.errors import ConfigError
 from qcvl.models.towers import Tower, is_router, tower_of
+from qcvl.tuning.freezing import is_under
 
 
-def train_towers(model: nn.Module, towers: Sequence[Tower]) -> nn.Module:
+def train_towers(model: nn.Module, towers: Sequence[Tower], held: Collection[str] = ()) -> nn.Module:
     """Freeze every parameter of ``model``, then make those of ``towers`` trainable float32; returns ``model``.
 
-    Routers stay frozen: trained without a loss that keeps them balanced, they soon use few of the experts.
+    Parameters of ``held`` modules stay frozen, and routers: trained without a loss that keeps them balanced, they soon
+    use few of the experts.
 
     Raises:
         ConfigError: when one of ``towers`` has no floating-point parameter to train.
@@ -20,7 +22,8 @@ def train_towers(model: nn.Module, towers: Sequence[Tower]) -> nn.Module:
     found = set()
     for name, parameter in model.named_parameters():
         tower = tower_of(name)
-        if tower in towers and parameter.is_floating_point() and not is_router(name):
+        moves = parameter.is_floating_point() and not is_router(name) and not is_under(name, held)
+        if tower in towers and moves:
             make_trainable(parameter)
             found.add(tower)
     if missing := [tower for tower in towers if tower not in found]:

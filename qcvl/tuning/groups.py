@@ -1,7 +1,7 @@
 """Parameter groups, one rate each, and the table of towers that is printed before training starts."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,14 @@ from torch import nn
 from qcvl.errors import ConfigError
 from qcvl.models.towers import TOWERS, Tower, tower_of
 from qcvl.tuning.adapters import base_name
+from qcvl.tuning.quantization import weight_count
 from qcvl.tuning.settings import TrainingStage, Tuner, Way
 
 # Modules whose 2-D weights map features to features. Embeddings, heads and position tables are left to AdamW, as
 # Muon's author advises: https://kellerjordan.github.io/posts/muon/
 BLOCK = re.compile(r"(^|\.)(layers|blocks|merger|deepstack_merger_list)\.")
+NUMBERED = re.compile(r"(^|\.)(?:layers|blocks)\.(\d+)\.")
+BELOW = re.compile(r"(^|\.)(patch_embed|pos_embed|embed_tokens)\.")  # come before the first block
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups over the trainable parameters of ``model``: one per tower, decay and Muon flag.
 
-    Each has ``params``, ``lr`` (the stage's rate times ``lr_multiplier``), ``weight_decay`` (0 on 1-d parameters),
-    ``tower``, ``way``, ``decay``, ``matrix`` (a fully trained 2-D weight inside a block) and a unique ``name``.
+    Each has ``params``, ``lr`` (the tower's rate times ``lr_multiplier`` and the group's ``share`` of it, by layer
+    decay and LoRA+), ``weight_decay`` (0 on 1-d parameters), ``tower``, ``way``, ``decay``, ``matrix`` (a fully trained
+    2-D weight inside a block) and a unique ``name``.
 
     Raises:
         ConfigError: when a tower of the stage has nothing to train.
@@ -53,14 +57,15 @@ def parameter_groups(
                 "trainable; call tuner.setup(model, stage.towers) first and make no change to requires_grad after it"
             )
         if way != "frozen":
-            rate = stage.rates[way] * lr_multiplier
-            groups += _split(named[tower], lr=rate, weight_decay=weight_decay, tower=tower, way=way)
+            rate = stage.rate(tower, way) * lr_multiplier
+            shares = _shares(model, tower, tuner, stage)
+            groups += _split(named[tower], shares, lr=rate, weight_decay=weight_decay, tower=tower, way=way)
     return groups
 
 
 def module_groups(module: nn.Module, name: str, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Groups of a module beside the model, such as an auxiliary head: AdamW's, under ``tower=name``."""
-    return _split(module.named_parameters(), lr=lr, weight_decay=weight_decay, tower=name, way="full")
+    return _split(module.named_parameters(), lambda _: 1.0, lr=lr, weight_decay=weight_decay, tower=name, way="full")
 
 
 def tower_table(model: nn.Module, groups: list[dict[str, Any]], tuner: Tuner, stage: TrainingStage) -> list[TowerRow]:
@@ -71,7 +76,7 @@ def tower_table(model: nn.Module, groups: list[dict[str, Any]], tuner: Tuner, st
     total = dict.fromkeys(TOWERS, 0)
     for name, parameter in model.named_parameters():
         if not _is_added(model, name):
-            total[tower_of(base_name(name))] += parameter.numel()
+            total[tower_of(base_name(name))] += weight_count(parameter)
     return [_row(tower, total[tower], groups, tuner, stage) for tower in TOWERS]
 
 
@@ -80,31 +85,65 @@ def _row(tower: Tower, total: int, groups: list[dict[str, Any]], tuner: Tuner, s
     mine = [group for group in groups if group["tower"] == tower]
     trained = sum(parameter.numel() for group in mine for parameter in group["params"])
     if way == "frozen":
-        return TowerRow(tower, total, trained, way, None, f"stage={stage.number} leaves it out")
-    rate = mine[0].get("initial_lr", mine[0]["lr"])  # a scheduler writes the present rate to lr
-    multiplier = rate / stage.rates[way]
-    source = f"stage={stage.number} {way} {_short(stage.rates[way])} x model.lr_multiplier {_short(multiplier)}"
+        who = f"tuner={tuner.kind}" if tower in stage.towers else f"stage={stage.number}"
+        return TowerRow(tower, total, trained, way, None, f"{who} leaves it out")
+    top = max(mine, key=lambda group: group["share"])
+    rate = top.get("initial_lr", top["lr"]) / top["share"]  # a scheduler writes the present rate to lr
+    multiplier = rate / stage.rate(tower, way)
+    source = f"stage={stage.number} {way} {_short(stage.rate(tower, way))} x model.lr_multiplier {_short(multiplier)}"
+    if shares := sorted({group["share"] for group in mine} - {1.0}):
+        source += f" x {_short(shares[0])}" + (f" to {_short(max(shares[-1], 1.0))}" if len(shares) > 1 else " in part")
     return TowerRow(tower, total, trained, way, rate, source)
 
 
-def _split(parameters: Iterable[tuple[str, nn.Parameter]], **shared: Any) -> list[dict[str, Any]]:
-    """The named parameters as groups that share ``shared``, apart by weight decay and by Muon flag."""
-    parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+def _shares(model: nn.Module, tower: Tower, tuner: Tuner, stage: TrainingStage) -> Callable[[str], float]:
+    """What each parameter's rate is multiplied by: ``layer_decay`` per block above it, and B's ratio (LoRA+).
+
+    Embeddings lie below the first block; norms, heads and mergers above the last.
+    """
+    blocks = {int(match[2]) for name, _ in model.named_parameters() if (match := _block_of(name, tower))}
+    ratio = getattr(tuner, "b_rate_ratio", 1.0)
+
+    def share(name: str) -> float:
+        match = _block_of(name, tower)
+        above = len(blocks) - 1 - int(match[2]) if match else len(blocks) * bool(BELOW.search(name))
+        return stage.layer_decay**above * (ratio if ".lora_B." in name else 1.0)
+
+    return share
+
+
+def _block_of(name: str, tower: Tower) -> re.Match[str] | None:
+    return NUMBERED.search(name) if tower_of(base_name(name)) == tower else None
+
+
+def _split(
+    parameters: Iterable[tuple[str, nn.Parameter]], share: Callable[[str], float], lr: float, **shared: Any
+) -> list[dict[str, Any]]:
+    """The named parameters as groups that have ``shared``, apart by weight decay, Muon flag and share of ``lr``."""
+    parts: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         matrix = shared["way"] == "full" and parameter.ndim == 2 and BLOCK.search(base_name(name)) is not None
-        parts.setdefault((parameter.ndim > 1, matrix), []).append(parameter)
+        parts.setdefault((parameter.ndim > 1, matrix, share(name)), []).append(parameter)
     return [
         {
             **shared,
+            "lr": lr * part,
+            "share": part,
             "params": params,
             "weight_decay": shared["weight_decay"] if decay else 0.0,
             "decay": decay,
             "matrix": matrix,
             "name": "/".join(
-                [shared["tower"], shared["way"], "decay" if decay else "no_decay", *(["matrix"] if matrix else [])]
+                [
+                    shared["tower"],
+                    shared["way"],
+                    "decay" if decay else "no_decay",
+                    *(["matrix"] if matrix else []),
+                    *([f"x{part:.6g}"] if part != 1 else []),
+                ]
             ),
         }
-        for (decay, matrix), params in sorted(parts.items(), reverse=True)
+        for (decay, matrix, part), params in sorted(parts.items(), key=lambda item: item[0], reverse=True)
     ]
 
 

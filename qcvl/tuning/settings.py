@@ -1,14 +1,14 @@
-"""The settings of learning: which towers move, how they move, by which optimizer and along which schedule.
+"""The settings of learning: which towers move, and how they move.
 
 Importing this module costs no torch: the heavy modules are imported inside ``setup``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from typing_extensions import TypedDict
 
 from qcvl.models.towers import TOWERS, Tower
@@ -16,12 +16,13 @@ from qcvl.schema.settings import settings
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
     from qcvl.tuning.adapters import AdapterModules
+    from qcvl.tuning.ranks import RankCourse
 
 Way = Literal["adapter", "full", "frozen"]
+
+NO_TARGETS = "^$"  # a regular expression that no module's name matches
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,19 +34,44 @@ class Rates(TypedDict):
     full: PositiveFloat
 
 
+class LastBlocks(TypedDict):
+    """How many of a tower's last blocks move; None: the whole tower."""
+
+    vision: PositiveInt | None
+    llm: PositiveInt | None
+
+
 @settings
 class TrainingStage:
     """Which towers move, for how many epochs, at what rates, and what the run starts from.
 
+    With ``last_blocks`` only the last blocks of a tower move, and nothing beside them (embeddings, patches, the last
+    norm). ``freeze_modules`` are paths, matched from the end, that stay as they are within towers that move.
+
+    ``vit_lr``, ``aligner_lr`` and ``llm_lr`` are peak rates of single towers, in place of ``rates`` unless None.
+    ``layer_decay`` is what a block's rate is multiplied by for each block above it; 1 gives all the same.
+
     ``init_from`` is ``None`` (the base model), ``"latest"`` (the newest complete ``last`` of a lower stage with the
-    same base) or the path of a checkpoint folder.
+    same base), ``"previous"`` (of a sweep's jobs one after another, the one before this one; the first starts from the
+    base model) or the path of a checkpoint folder.
     """
 
     number: PositiveInt
     towers: Annotated[list[Tower], Field(min_length=1)]
+    last_blocks: LastBlocks
+    freeze_modules: list[str]
     epochs: PositiveFloat
     rates: Rates
+    vit_lr: PositiveFloat | None
+    aligner_lr: PositiveFloat | None
+    llm_lr: PositiveFloat | None
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
     init_from: str | None
+
+    def rate(self, tower: str, way: str) -> float:
+        """The peak rate of a tower, before ``model.lr_multiplier``: its own where it has one, else that of its way."""
+        own = {"vision": self.vit_lr, "aligner": self.aligner_lr, "llm": self.llm_lr}.get(tower)
+        return self.rates[way] if own is None else own  # type: ignore[literal-required]
 
     @property
     def name(self) -> str:
@@ -73,11 +99,40 @@ class FullTuner:
         """``"full"`` for a tower of the stage, else ``"frozen"``."""
         return "full" if tower in towers else "frozen"
 
-    def setup(self, model: nn.Module, towers: Sequence[Tower]) -> nn.Module:
-        """Freeze ``model``, then let the weights of ``towers`` train in float32; returns the same object."""
+    def setup(self, model: nn.Module, towers: Sequence[Tower], *, held: Collection[str] = ()) -> nn.Module:
+        """Freeze ``model``, then let the weights of ``towers`` train in float32; returns the same object.
+
+        ``held`` (from ``freezing.held_modules``) are module paths of these towers that stay frozen.
+        """
         from qcvl.tuning.full import train_towers
 
-        return train_towers(model, towers)
+        return train_towers(model, towers, held)
+
+    def rank_course(self, model: nn.Module, total_steps: int) -> None:
+        """None: weights have no rank to shrink."""
+        return
+
+
+class RankSchedule(TypedDict):
+    """How AdaLoRA's ranks fall from ``initial_rank`` to a mean of the tuner's ``rank``.
+
+    The first ``warmup_ratio`` of all steps keep the initial rank, the last ``final_ratio`` the final one; in between
+    ranks are dealt anew every ``every_steps`` steps. ``orthogonality`` weighs how far the singular vectors are from
+    orthogonal in the loss.
+    """
+
+    initial_rank: PositiveInt
+    warmup_ratio: Share
+    final_ratio: Share
+    every_steps: PositiveInt
+    orthogonality: Annotated[float, Field(ge=0)]
+
+
+class Quantization(TypedDict):
+    """The frozen base's linears in four bits: ``nf4`` or ``fp4``, the blocks' scales quantized too when ``double``."""
+
+    kind: Literal["nf4", "fp4"]
+    double: bool
 
 
 @settings
@@ -85,18 +140,40 @@ class PeftTuner:
     """Trains adapters (any peft method that names target modules) on the linears of the stage's towers.
 
     ``method`` is peft's own name (``lora``, ``oft``, ``loha`` …). ``rank``, ``alpha`` and ``dropout`` go to that
-    method's own fields; null leaves peft's default. ``target_modules`` is ``"all-linear"``, a list of module names
-    (each matched from the end, as peft does) or a regular expression over the whole module path. Towers in
-    ``full_towers`` train their own weights beside the adapter. ``options`` are further fields of peft's config class.
+    method's own fields; null leaves peft's default. ``init`` is how an adapter starts: ``identity`` (as if it were not
+    there), ``gaussian`` (the same, LoRA's A normal instead of uniform) or ``random`` (nothing is zero). ``bias`` trains
+    biases too, those of the adapted linears or all of their towers. LoRA's B learns at ``b_rate_ratio`` times the rate
+    of A (LoRA+).
+
+    ``target_modules`` is ``"all-linear"``, a list of module names (each matched from the end, as peft does), a regular
+    expression over the whole module path, or ``"^$"``: no adapter at all. Towers in ``full_towers`` train their own
+    weights beside the adapter. ``options`` are further fields of peft's config class.
     """
 
     method: str
     rank: PositiveInt | None
     alpha: int | float | None
     dropout: Share | None
+    init: Literal["identity", "gaussian", "random"]
+    bias: Literal["none", "adapted", "all"]
+    b_rate_ratio: PositiveFloat
+    rank_schedule: RankSchedule | None
+    quantization: Quantization | None
     target_modules: str | list[str]
     full_towers: list[Literal["aligner"]]
     options: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _methods_have_what_is_asked_of_them(self) -> PeftTuner:
+        if (self.kind == "adalora") != (self.rank_schedule is not None):
+            raise ValueError(f"rank_schedule belongs to method adalora, which needs one; found method {self.method}")
+        if self.b_rate_ratio != 1 and self.kind not in ("lora", "adalora"):
+            raise ValueError(f"b_rate_ratio={self.b_rate_ratio}: {self.method} has no matrix B as lora has; use 1.0")
+        if self.quantization is not None and self.kind != "lora":
+            raise ValueError(f"quantization works with method lora, not {self.method}; use null")
+        if self.init == "gaussian" and self.kind != "lora":
+            raise ValueError(f"init=gaussian is LoRA's; {self.method} knows identity and random")
+        return self
 
     @property
     def kind(self) -> str:
@@ -104,93 +181,36 @@ class PeftTuner:
         return self.method.lower()
 
     def way(self, tower: Tower, towers: Sequence[Tower]) -> Way:
-        """``"full"`` for a stage tower in ``full_towers``, ``"adapter"`` for the stage's others, else ``"frozen"``."""
+        """How a tower moves: ``"full"`` in ``full_towers``, else ``"adapter"``; ``"frozen"`` outside the stage."""
         if tower not in towers:
             return "frozen"
-        return "full" if tower in self.full_towers else "adapter"
+        if tower in self.full_towers:
+            return "full"
+        return "frozen" if self.target_modules == NO_TARGETS else "adapter"
 
     def setup(
-        self, model: nn.Module, towers: Sequence[Tower], extra_modules: AdapterModules | None = None
+        self,
+        model: nn.Module,
+        towers: Sequence[Tower],
+        extra_modules: AdapterModules | None = None,
+        *,
+        held: Collection[str] = (),
     ) -> nn.Module:
         """Wrap ``model`` in a peft model whose adapters on ``towers`` train in float32; all else is frozen.
 
         ``extra_modules`` (from ``checkpoints.adapters.adapter_modules``) are adapted too, so that an earlier stage's
-        adapter has a place; those of towers outside ``towers`` stay frozen but are saved with the rest.
+        adapter has a place; those of towers outside ``towers``, and in ``held`` modules, stay frozen but are saved with
+        the rest.
         """
         from qcvl.tuning.adapters import add_adapters
 
-        return add_adapters(model, self, towers, extra_modules)
+        return add_adapters(model, self, towers, extra_modules, held)
+
+    def rank_course(self, model: nn.Module, total_steps: int) -> RankCourse | None:
+        """What shrinks the ranks of the model that ``setup`` made over ``total_steps`` optimizer steps, if anything."""
+        from qcvl.tuning.ranks import RankCourse
+
+        return None if self.rank_schedule is None else RankCourse(model, self.rank_schedule, total_steps)
 
 
 Tuner = FullTuner | PeftTuner
-
-
-@settings
-class AdamW:
-    """``torch.optim.AdamW``; rates come from the stage, one a group."""
-
-    betas: tuple[Share, Share]
-    eps: PositiveFloat
-    weight_decay: Annotated[float, Field(ge=0)]
-    fused: bool
-
-    def setup(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """An optimizer over ``groups`` (from ``parameter_groups``)."""
-        import torch
-
-        return torch.optim.AdamW(
-            groups, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=self.fused
-        )
-
-
-@settings
-class MuonAdamW:
-    """Muon for the 2-D weights inside blocks, AdamW for everything else, as one optimizer.
-
-    ``lr_scale`` is Muon's rate as a multiple of its group's rate (which AdamW uses as it is).
-    """
-
-    betas: tuple[Share, Share]
-    eps: PositiveFloat
-    weight_decay: Annotated[float, Field(ge=0)]
-    fused: bool
-    momentum: Share
-    nesterov: bool
-    ns_steps: Annotated[int, Field(ge=1, lt=100)]
-    lr_scale: PositiveFloat
-
-    def setup(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """An optimizer over ``groups`` (from ``parameter_groups``); those flagged ``matrix`` are Muon's."""
-        from qcvl.tuning.optim import MuonWithAdamW
-
-        return MuonWithAdamW(
-            groups,
-            adamw={"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay, "fused": self.fused},
-            muon={
-                "momentum": self.momentum,
-                "nesterov": self.nesterov,
-                "ns_steps": self.ns_steps,
-                "weight_decay": self.weight_decay,
-            },
-            lr_scale=self.lr_scale,
-        )
-
-
-@settings
-class CosineWarmupWithMinLr:
-    """A linear rise over the first steps, then half a cosine down to ``min_lr``.
-
-    ``warmup_steps`` wins over ``warmup_ratio`` (a share of all steps) unless it is null. ``min_lr`` never lifts a group
-    above its own rate.
-    """
-
-    warmup_ratio: Share
-    warmup_steps: Annotated[int, Field(ge=0)] | None
-    min_lr: Annotated[float, Field(ge=0)]
-
-    def setup(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        """A scheduler to be stepped once after each of ``total_steps`` optimizer steps."""
-        from qcvl.tuning.schedules import cosine_warmup_with_min_lr, warmup_steps
-
-        rise = warmup_steps(total_steps, self.warmup_ratio) if self.warmup_steps is None else self.warmup_steps
-        return cosine_warmup_with_min_lr(optimizer, total_steps=total_steps, warmup_steps=rise, min_lr=self.min_lr)

@@ -2,18 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
 from qcvl.errors import ConfigError
 from qcvl.models.towers import Tower, linear_names
+from qcvl.tuning.freezing import is_under
 
 ALL_LINEAR = "all-linear"
 
 
-def target_names(model: nn.Module, towers: Sequence[Tower], wanted: str | list[str]) -> list[str]:
-    """Full names of the linears of ``towers`` that ``wanted`` names: at least one in every tower.
+def target_names(
+    model: nn.Module, towers: Sequence[Tower], wanted: str | list[str], held: Collection[str] = ()
+) -> list[str]:
+    """Full names of the linears of ``towers`` that ``wanted`` names, outside ``held`` modules: at least one in a tower.
 
     ``wanted`` is ``"all-linear"``, a list of names matched from the end, or a regular expression over the whole name.
 
@@ -21,7 +24,7 @@ def target_names(model: nn.Module, towers: Sequence[Tower], wanted: str | list[s
         ConfigError: for a tower or a list entry that matches nothing, and for ``lm_head``.
     """
     _refuse_head(wanted)
-    linears = {tower: linear_names(model, tower) for tower in towers}
+    linears = {tower: [name for name in linear_names(model, tower) if not is_under(name, held)] for tower in towers}
     found = {tower: [name for name in names if _matches(name, wanted)] for tower, names in linears.items()}
     candidates = [name for names in linears.values() for name in names]
     problems = [
@@ -65,4 +68,4 @@ def _near(wanted: str | list[str], names: Sequence[str]) -> str:
     entries = [wanted] if isinstance(wanted, str) else wanted
     close = sorted({near for entry in entries for near in difflib.get_close_matches(entry.rsplit(".", 1)[-1], parts)})
     shown = close or parts[:12]
-    return f"; near: {', '.join(shown)}" if shown else "; the tower has no linear modules"
+    return f"; near: {', '.join(shown)}" if shown else "; no linear module there may move"

@@ -1,4 +1,4 @@
-"""stage.init_from=latest finds the newest complete checkpoint of a lower stage over the same base."""
+"""stage.init_from=latest and previous find the checkpoint of a lower stage that a run starts from."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from qcvl.checkpoints.contract import Base, Contract, write_contract
 from qcvl.checkpoints.folder import link, write_checkpoint
-from qcvl.checkpoints.latest import find_latest
+from qcvl.checkpoints.latest import find_latest, find_previous
 from qcvl.errors import CheckpointError
 
 
@@ -64,3 +64,33 @@ def test_without_one_the_error_says_why_each_was_passed_over(tmp_path):
 def test_an_empty_or_absent_outputs_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoints/last under .*nowhere"):
         latest(tmp_path / "nowhere")
+
+
+def test_the_previous_job_of_a_sweep_is_the_one_before_and_stage_one_starts_from_the_base(tmp_path):
+    finish(tmp_path, "0", stage=1)
+    one = finish(tmp_path, "9", stage=1)
+    assert find_previous(tmp_path / "10", stage=2) == one.resolve()
+    assert find_previous(tmp_path / "10", stage=1) is None
+    assert find_previous(tmp_path / "22-10-03", stage=1) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("0", "has none before it; use experiment=two_stage"),
+        ("2024-01-01", "has none before it"),
+        ("3", "2/checkpoints/last is not there; the job before this one failed or is not done"),
+        ("2", "1/checkpoints/last is of stage 2, expected one below 2; let stage be what the sweep varies last"),
+    ],
+)
+def test_a_job_without_a_sound_one_before_it_is_refused(tmp_path, folder, told):
+    finish(tmp_path, "1", stage=2)
+    with pytest.raises(CheckpointError, match=told):
+        find_previous(tmp_path / folder, stage=2)
+
+
+def test_a_damaged_checkpoint_of_the_job_before_is_refused(tmp_path):
+    broken = finish(tmp_path, "0", stage=1)
+    (broken / "qcvl.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"qcvl\.json"):
+        find_previous(tmp_path / "1", stage=2)

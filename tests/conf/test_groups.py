@@ -124,3 +124,20 @@ def test_wrong_arguments_of_lightning_are_named_like_our_own():
     assert sorted(places) == ["callbacks.checkpoint.save_lst", "trainer.devices.0", "trainer.max_epoch"]
     with pytest.raises(ConfigError, match="callbacks.mine: unknown setting"):
         config.validate(config.load("train", wrong[3:]))
+
+
+def test_the_playbook_of_the_aligner_trains_nothing_else_at_its_published_numbers():
+    settings = config.instantiate_settings(config.load("train", ["experiment=aligner_playbook"]))
+    assert [settings.tuner.way(tower, settings.stage.towers) for tower in ("vision", "aligner", "llm")] == [
+        "frozen",
+        "full",
+        "frozen",
+    ]
+    assert settings.tuner.target_modules == "^$"
+    assert settings.stage.rate("aligner", "full") == 1e-4
+    assert (settings.optimizer.weight_decay, settings.lr_scheduler.warmup_ratio) == (0.1, 0.3)
+
+
+def test_a_sweep_over_stages_needs_no_further_words():
+    cfg = config.load("train", ["experiment=two_stage"])
+    assert (cfg.stage.init_from, cfg.tuner.method) == ("previous", "lora")

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from qcvl import config
 from qcvl.errors import ConfigError
 
-MUON = {"optimizer": {"_target_": "qcvl.tuning.settings.MuonAdamW"}}
+MUON = {"optimizer": {"_target_": "qcvl.tuning.descent.settings.MuonAdamW"}}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from qcvl import config
 from qcvl.composition.walk import Walk
 from qcvl.errors import ConfigError
+from tests.conftest import choice
 
 GENERATION = {
     "_target_": "qcvl.inference.settings.Generation",
@@ -21,6 +22,11 @@ LORA = {
     "rank": 8,
     "alpha": 16,
     "dropout": 0.0,
+    "init": "identity",
+    "bias": "none",
+    "b_rate_ratio": 1.0,
+    "rank_schedule": None,
+    "quantization": None,
     "target_modules": "all-linear",
     "full_towers": [],
     "options": {},
@@ -54,7 +60,7 @@ def test_right_settings_are_built_from_the_leaves_up():
     ("change", "problem"),
     [
         ({"rnak": 8}, "tuner.rnak: unknown setting; did you mean rank?"),
-        ({"zzz": 8}, "tuner.zzz: unknown setting; known: alpha, dropout, full_towers, method, options, rank, "),
+        ({"zzz": 8}, "tuner.zzz: unknown setting; known: alpha, b_rate_ratio, bias, dropout, full_towers, init, "),
         (
             {"rank": "eight"},
             "tuner.rank: should be a valid integer, unable to parse string as an integer, found 'eight'",
@@ -168,7 +174,7 @@ def test_a_partial_waits_for_the_rest_of_its_arguments():
 
 
 def test_a_rule_over_several_fields_is_reported_with_the_settings_it_belongs_to():
-    stage = {"_target_": "qcvl.tuning.settings.TrainingStage", "number": 1, "towers": ["llm", "llm"], "epochs": 1}
+    stage = {"_target_": "qcvl.tuning.settings.TrainingStage", **choice("stage/1.yaml"), "towers": ["llm", "llm"]}
     (found,) = problems({"stage": {**stage, "rates": {"adapter": 1e-4, "full": 1e-5}, "init_from": None}})
     assert found.startswith("stage.towers: names a tower twice")
 
@@ -181,7 +187,7 @@ def test_members_of_a_union_complain_in_one_line():
 
 
 def test_a_key_missing_inside_a_setting_is_named_by_its_whole_path():
-    stage = {"_target_": "qcvl.tuning.settings.TrainingStage", "number": 1, "towers": ["llm"], "epochs": 1}
+    stage = {"_target_": "qcvl.tuning.settings.TrainingStage", **choice("stage/1.yaml")}
     (found,) = problems({"stage": {**stage, "rates": {"adapter": 1e-4}, "init_from": None}})
     assert found.startswith("stage.rates.full: missing")
 

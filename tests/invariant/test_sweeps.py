@@ -146,3 +146,23 @@ def test_a_dashboard_without_network_keeps_its_layout_and_ends_with_one_error(co
     error = command("dashboard", "entity=me", "project=mine", "hydra.run.dir=here").error()
     assert error.startswith("W&B did not take the view of me/mine: ") and f"{tmp_path}/here/dashboard.json" in error
     assert "section" in json.loads((tmp_path / "here/dashboard.json").read_text())
+
+
+def test_two_stages_are_one_command_and_the_second_starts_where_the_first_ended(command, small_run, tmp_path):
+    done = command("train", "experiment=two_stage", *small_run, *SHORT, "hydra.sweep.dir=sweep")
+    assert done.code == 0, done.output
+    made = table(tmp_path / "sweep")
+    assert [(row["stage"], row["state"]) for row in made] == [("1", "finished"), ("2", "finished")]
+    first, second = (metrics(tmp_path / f"sweep/{job}") for job in (0, 1))
+    assert second["initial"]["eval/loss"] == pytest.approx(first["final"]["eval/loss"], rel=1e-6)
+    contracts = [json.loads((tmp_path / f"sweep/{job}/checkpoints/last/qcvl.json").read_text()) for job in (0, 1)]
+    assert [contract["tuner"]["llm"] for contract in contracts] == ["frozen", "adapter"]
+
+
+def test_a_second_stage_does_not_start_where_the_first_failed(command, small_run, tmp_path):
+    fail = ("hydra.sweeper.params.+stage.epochs='0,1'", "hydra.sweeper.params.stage='\"2\"'")
+    done = command("train", "experiment=two_stage", *small_run, *SHORT, "hydra.sweep.dir=sweep", *fail)
+    assert done.code == 1, done.output
+    made = table(tmp_path / "sweep") if (tmp_path / "sweep/runs.csv").is_file() else []
+    assert not any(row["state"] == "finished" for row in made)
+    assert "stage.init_from=previous" in (tmp_path / "sweep/1/error.txt").read_text()

@@ -20,7 +20,7 @@ from qcvl.errors import CheckpointError
 from qcvl.models.build import sine_cosine_table
 from qcvl.models.settings import ModelSpec, ScratchModel
 from qcvl.models.towers import count_parameters
-from tests.conftest import composed
+from tests.conftest import choice
 from tests.models.conftest import ARCHITECTURE, scratch
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -34,7 +34,7 @@ def spec(path, dtype="auto"):
 
 
 def from_yaml(name, **changes):
-    values = composed(f"model/{name}.yaml") | changes
+    values = choice(f"model/{name}.yaml") | changes
     return ModelSpec if "path" in values else ScratchModel, values
 
 

@@ -20,7 +20,7 @@ from qcvl.models.pixels import repeated
 from qcvl.models.settings import ScratchModel
 from qcvl.models.towers import TOWERS, is_router, tower_of
 from qcvl.schema.prompts import TaskPrompt
-from tests.conftest import composed, photo
+from tests.conftest import choice, photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 EXPERTS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
@@ -40,7 +40,7 @@ def family(request):
 @pytest.fixture
 def spec(family):
     """The choice of ``model`` as users have it, for photos of 1-16 cells."""
-    return ScratchModel(**composed(f"model/{CHOICES[family]}.yaml") | {"min_cells": 1, "lr_multiplier": 1})
+    return ScratchModel(**choice(f"model/{CHOICES[family]}.yaml") | {"min_cells": 1, "lr_multiplier": 1})
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_an_adapter_on_all_towers_is_the_same_in_plain_peft_and_merged(
 
 
 def moe(**changes):
-    return ScratchModel(**composed("model/tiny_qwen3_vl_moe.yaml") | {"min_cells": 1, "lr_multiplier": 1} | changes)
+    return ScratchModel(**choice("model/tiny_qwen3_vl_moe.yaml") | {"min_cells": 1, "lr_multiplier": 1} | changes)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from qcvl.models.forward import normalised
 from qcvl.models.towers import tower_of
 from qcvl.modules.settings import SFT
 from qcvl.modules.sft import SFTModule
+from tests.conftest import choice
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def step_loss(batches: list[dict], module: SFTModule) -> torch.Tensor:
 
 def test_weights_that_train_nothing_are_refused():
     with pytest.raises(ConfigError, match="token_weights: all are 0"):
-        SFT(aux_grounding=0, load_balance=0, token_weights=dict.fromkeys(LABEL_KINDS, 0.0))
+        SFT(**choice("objective/sft.yaml") | {"token_weights": dict.fromkeys(LABEL_KINDS, 0.0)})
 
 
 def test_without_its_weight_the_auxiliary_loss_adds_nothing(module, make_datamodule):

@@ -7,6 +7,7 @@ import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from qcvl.tuning.settings import PeftTuner, TrainingStage
+from tests.conftest import choice
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
 
@@ -37,21 +38,16 @@ def model(make_model: Callable[..., Qwen3VLForConditionalGeneration]) -> Qwen3VL
 
 @pytest.fixture
 def lora() -> Callable[..., PeftTuner]:
-    """Makes a LoRA tuner of rank 4 on every linear, with some fields changed."""
-
-    def make(**changes: object) -> PeftTuner:
-        values: dict = {"method": "lora", "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
-        return PeftTuner(**(values | {"full_towers": [], "options": {}} | changes))
-
-    return make
+    """Makes the tuner of ``tuner=lora`` at rank 4, with some fields changed."""
+    return lambda **changes: PeftTuner(**choice("tuner/lora.yaml") | {"rank": 4, "alpha": 8} | changes)
 
 
 @pytest.fixture
 def stage() -> Callable[..., TrainingStage]:
-    """Makes a stage over some towers with rates 1e-4 (adapter) and 1e-5 (full)."""
+    """Makes a stage over some towers with rates 1e-4 (adapter) and 1e-5 (full), and some fields changed."""
 
-    def make(number: int, *towers: str) -> TrainingStage:
-        rates = {"adapter": 1e-4, "full": 1e-5}
-        return TrainingStage(number=number, towers=list(towers), epochs=1, rates=rates, init_from=None)
+    def make(number: int, *towers: str, **changes: object) -> TrainingStage:
+        values = choice("stage/2.yaml") | {"rates": {"adapter": 1e-4, "full": 1e-5}}
+        return TrainingStage(**values | {"number": number, "towers": list(towers)} | changes)
 
     return make

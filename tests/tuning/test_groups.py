@@ -7,8 +7,9 @@ from torch import nn
 from qcvl.errors import ConfigError
 from qcvl.models.towers import TOWERS, tower_of
 from qcvl.tuning.adapters import AdapterModules
+from qcvl.tuning.descent.settings import AdamW, CosineWarmupWithMinLr
 from qcvl.tuning.groups import module_groups, parameter_groups, tower_table
-from qcvl.tuning.settings import AdamW, CosineWarmupWithMinLr, FullTuner
+from qcvl.tuning.settings import FullTuner
 
 MULTIPLIER, DECAY = 100.0, 0.1
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qcvl.tuning.muon import StackedMuon, orthogonalize
+from qcvl.tuning.descent.muon import StackedMuon, orthogonalize
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of https://kellerjordan.github.io/posts/muon/
 SHAPES = [(8, 8), (8, 8), (12, 5), (5, 12), (12, 5), (7, 3)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from qcvl.tuning.optim import MuonWithAdamW
-from qcvl.tuning.settings import MuonAdamW
+from qcvl.tuning.descent.optim import MuonWithAdamW
+from qcvl.tuning.descent.settings import MuonAdamW
 
 RATE, SCALE, STEPS = 3e-3, 6.667, 5
 ADAMW = {"betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.02, "fused": False}

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import get_scheduler
 
-from qcvl.tuning.schedules import cosine_warmup_with_min_lr, warmup_steps
-from qcvl.tuning.settings import CosineWarmupWithMinLr
+from qcvl.errors import ConfigError
+from qcvl.tuning.descent.schedules import constant, cosine, linear, scheduled, warmup_steps
+from qcvl.tuning.descent.settings import Constant, CosineWarmupWithMinLr, LinearWarmupWithMinLr
 
 
 def optimizer_of(*rates: float) -> torch.optim.Optimizer:
@@ -46,25 +47,51 @@ def test_it_equals_the_schedule_of_transformers(total, warmup, floor):
         num_training_steps=total,
         scheduler_specific_kwargs={"min_lr": floor},
     )
-    scheduler = cosine_warmup_with_min_lr(ours, total_steps=total, warmup_steps=warmup, min_lr=floor)
+    scheduler = scheduled(ours, cosine, total_steps=total, warmup_steps=warmup, min_lr=floor)
     assert np.array(rates(ours, scheduler, total)) == pytest.approx(np.array(rates(theirs, expected, total)), abs=1e-12)
 
 
 @settings(deadline=None)  # results are judged, not speed
-@given(rate=st.floats(1e-9, 1e-2), floor=st.floats(0, 1e-2), total=st.integers(2, 40))
-def test_a_rate_never_exceeds_the_groups_own_and_ends_at_the_floor(rate, floor, total):
-    optimizer = optimizer_of(rate)
-    scheduler = cosine_warmup_with_min_lr(optimizer, total_steps=total, warmup_steps=total // 3, min_lr=floor)
+@given(
+    rate=st.floats(1e-9, 1e-2), share=st.floats(0, 1), total=st.integers(2, 40), fall=st.sampled_from([cosine, linear])
+)
+def test_a_rate_never_exceeds_the_groups_own_and_ends_at_the_floor(rate, share, total, fall):
+    optimizer, floor = optimizer_of(rate), rate * share
+    scheduler = scheduled(optimizer, fall, total_steps=total, warmup_steps=total // 3, min_lr=floor)
     seen = [value for (value,) in rates(optimizer, scheduler, total + 5)]
     assert max(seen) <= rate * (1 + 1e-9)
-    assert seen[total - 1 :] == pytest.approx([min(rate, floor)] * 6, abs=1e-15)
+    assert seen[total - 1 :] == pytest.approx([floor] * 6, abs=1e-15)
+    fallen = seen[total // 3 :]
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in zip(fallen, fallen[1:], strict=False))
 
 
-def test_groups_keep_their_own_rates_and_floors():
+def test_groups_keep_their_own_rates_over_one_floor():
+    optimizer = optimizer_of(1e-4, 1e-5)
+    seen = rates(optimizer, scheduled(optimizer, cosine, total_steps=10, warmup_steps=1, min_lr=1e-6), 10)
+    assert seen[0] == pytest.approx([1e-4, 1e-5]) and seen[-1] == pytest.approx([1e-6, 1e-6])
+
+
+@pytest.mark.parametrize("kind", [CosineWarmupWithMinLr, LinearWarmupWithMinLr])
+def test_a_floor_above_a_groups_rate_is_an_error_that_names_the_group(kind):
     optimizer = optimizer_of(1e-4, 1e-7)
-    scheduler = cosine_warmup_with_min_lr(optimizer, total_steps=10, warmup_steps=0, min_lr=1e-6)
-    last = rates(optimizer, scheduler, 10)[-1]
-    assert last == pytest.approx([1e-6, 1e-7])
+    optimizer.param_groups[1]["name"] = "llm/full/decay"
+    with pytest.raises(ConfigError, match=r"min_lr=1e-06 is above the rate of 1 of 2 .* llm/full/decay with 1e-07"):
+        kind(warmup_ratio=0.1, warmup_steps=None, min_lr=1e-6).setup(optimizer, 10)
+    kind(warmup_ratio=0.1, warmup_steps=None, min_lr=1e-7).setup(optimizer, 10)
+
+
+def test_a_straight_line_falls_by_the_same_amount_each_step():
+    optimizer = optimizer_of(1e-3)
+    scheduler = LinearWarmupWithMinLr(warmup_ratio=0.5, warmup_steps=5, min_lr=2e-4).setup(optimizer, 13)
+    seen = [rate for (rate,) in rates(optimizer, scheduler, 13)]
+    assert seen == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, *(1e-3 - 1e-4 * step for step in range(1, 9))])
+
+
+def test_a_constant_rate_stays_after_its_rise():
+    optimizer = optimizer_of(1e-3, 1e-9)
+    scheduler = Constant(warmup_ratio=0.0, warmup_steps=2).setup(optimizer, 6)
+    assert rates(optimizer, scheduler, 8) == [[5e-4, 5e-10], *[[1e-3, 1e-9]] * 7]
+    assert constant(0.3) == 1.0
 
 
 def test_warmup_steps_win_over_the_ratio_and_the_ratio_rounds_up():
@@ -80,5 +107,5 @@ def test_warmup_steps_win_over_the_ratio_and_the_ratio_rounds_up():
 
 def test_a_rate_of_zero_stays_zero():
     optimizer = optimizer_of(0.0)
-    scheduler = cosine_warmup_with_min_lr(optimizer, total_steps=4, warmup_steps=1, min_lr=1e-6)
+    scheduler = scheduled(optimizer, cosine, total_steps=4, warmup_steps=1, min_lr=0.0)
     assert rates(optimizer, scheduler, 4) == [[0.0]] * 4

@@ -1,14 +1,16 @@
 """The shipped YAML of stage, tuner, optimizer and lr_scheduler makes the settings it says, without torch."""
 
+import functools
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pydantic
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from qcvl.tuning import settings
+from qcvl import config
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("stage", "tuner", "optimizer", "lr_scheduler")
@@ -16,8 +18,15 @@ CHOICES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yam
 
 
 def build(group: str, choice: str, **changes: object) -> object:
-    values = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml")) | changes
-    return getattr(settings, values.pop("_target_").removeprefix("qcvl.tuning.settings."))(**values)
+    cfg = compose(f"{group}={choice}")[group]
+    values = OmegaConf.to_container(cfg) | changes
+    module, _, name = values.pop("_target_").rpartition(".")
+    return getattr(importlib.import_module(module), name)(**values)
+
+
+@functools.cache
+def compose(override: str) -> DictConfig:
+    return config.load("train", [override])
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
@@ -66,5 +75,6 @@ def test_a_wrong_value_is_refused_when_the_settings_are_made(group, choice, chan
 
 
 def test_settings_and_grounding_targets_import_without_torch():
-    code = "import sys, qcvl.tuning.settings, qcvl.losses.grounding_targets; sys.exit('torch' in sys.modules)"
+    modules = "qcvl.tuning.settings, qcvl.tuning.descent.settings, qcvl.losses.grounding_targets"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False).returncode == 0

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from qcvl.tuning.muon import StackedMuon
+from qcvl.tuning.descent.muon import StackedMuon
 
 
 class MuonWithAdamW(Optimizer):

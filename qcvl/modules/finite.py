@@ -1,0 +1,72 @@
+"""Optimizer steps that are not finite: left out, counted, and the end of a run when they do not stop."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from qcvl.errors import QcvlError
+from qcvl.log import get_logger
+
+log = get_logger(__name__)
+
+
+class FiniteSteps:
+    """Leaves out optimizer steps whose loss or gradient is NaN or infinite.
+
+    Weights, moments and ranks stay as they were; the schedule goes on. ``total`` counts such steps over the run.
+
+    Args:
+        limit: the run ends at this many in a row.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.total = 0
+        self._in_row: list[str] = []
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the last step looked at is left out."""
+        return bool(self._in_row)
+
+    def look(
+        self, optimizer: torch.optim.Optimizer, values: Sequence[float], step: int, where: Callable[[], str]
+    ) -> bool:
+        """Whether the step may go ahead; if not, its gradients are gone, so that no weight moves.
+
+        Args:
+            optimizer: holds the gradients.
+            values: the step's loss and gradient norm.
+            step: its number, for messages.
+            where: tells which samples it was made of.
+
+        Raises:
+            QcvlError: at the limit, naming the samples of the last steps.
+        """
+        if all(map(math.isfinite, values)):
+            self._in_row = []
+            return True
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        self.total += 1
+        self._in_row.append(f"step {step}: {where()}")
+        log.warning("left out, loss or gradient is not finite (%s in this run): %s", self.total, self._in_row[-1])
+        if len(self._in_row) >= self.limit:
+            raise QcvlError(
+                f"{self.limit} optimizer steps in a row had a loss or gradient that is not finite, of these samples:\n"
+                + "\n".join(self._in_row)
+                + "\nlower stage.rates, use trainer.precision=bf16-mixed in place of 16-mixed, or look at these "
+                "samples with qcvl.check decode=true; the checkpoints are sound, and "
+                "objective.max_nonfinite_steps is the limit"
+            )
+        return False
+
+    def state_dict(self) -> dict[str, int]:
+        """The count of the run."""
+        return {"total": self.total}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Count on from where a run was saved."""
+        self.total = state["total"]
