@@ -22,6 +22,7 @@ from qcvl.data.samples import build_sample, keep_first
 from qcvl.data.sampling import choose_task, expand_epoch
 from qcvl.data.settings import Sampling, Source
 from qcvl.errors import DataError
+from qcvl.models.pixels import repeated
 from qcvl.models.spec import Processing
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
@@ -189,7 +190,8 @@ def collate(features: Sequence[Features | None]) -> dict[str, Any]:
         ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 ``[1, L]``; ``label_kinds`` int8 ``[1, L]`` (see
         ``data.label_kinds``); ``position_ids`` int64 ``[4, 1, L]``;
         ``segments`` int64 ``[samples]`` (lengths, summing to L); ``pixel_values`` uint8 ``[N, patch dim]``, grey levels
-        (see ``forward.normalised``); ``image_grid_thw`` int64 ``[images, 3]``; ``dropped``, how many samples were
+        (see ``forward.normalised``) of images and videos in row order; ``image_grid_thw`` int64 ``[runs of visual
+        tokens, 3]``; ``dropped``, how many samples were
         overlong; ``telemetry``, the sums of what augmentation counted; with grounding targets also ``cell_classes``
         int64 ``[cells]`` and ``cell_points`` float32 ``[cells, 8]``.
 
@@ -210,7 +212,7 @@ def collate(features: Sequence[Features | None]) -> dict[str, Any]:
         "mm_token_type_ids": row("token_types")[None],
         "position_ids": torch.from_numpy(np.concatenate([item.positions for item in kept], axis=1))[:, None],
         "segments": torch.tensor([len(item.input_ids) for item in kept]),
-        "pixel_values": row("patches"),
+        "pixel_values": torch.from_numpy(_patches([item.patches for item in kept])),
         "image_grid_thw": row("grids"),
         "dropped": torch.tensor(len(features) - len(kept)),
         "telemetry": added(item.telemetry for item in kept),
@@ -218,6 +220,12 @@ def collate(features: Sequence[Features | None]) -> dict[str, Any]:
     if kept[0].cell_classes is not None:
         batch |= {"cell_classes": row("cell_classes"), "cell_points": row("cell_points")}
     return batch
+
+
+def _patches(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """All patch rows, those of photos repeated along time where others are of videos and hold several frames."""
+    width = max(part.shape[1] for part in rows)
+    return np.concatenate([part if part.shape[1] == width else repeated(part, width // part.shape[1]) for part in rows])
 
 
 def class_table(sources: Sequence[OpenSource], limit: int = CLASS_LIMIT, scan: int = 500) -> dict[str, int]:

@@ -5,11 +5,11 @@ own. Frames are turned as the file's display matrix says and resized at once, so
 at full size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from PIL import Image
@@ -19,12 +19,13 @@ from qcvl.data.images import load_image
 from qcvl.errors import ConfigError, DataError
 from qcvl.models.pixels import smart_resize
 from qcvl.schema.settings import settings
-from qcvl.schema.types import ImageValue
+from qcvl.schema.types import Clip, ImageValue
 
 if TYPE_CHECKING:
     import av
 
 Size = tuple[int, int]  # (width, height)
+BUDGETS = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
 
 
 @settings
@@ -32,11 +33,13 @@ class VideoSampling:
     """Which frames of a clip are seen, and how large.
 
     A clip of ``d`` seconds gives ``floor(d * fps)`` frames, but ``min_frames`` at least, ``max_frames`` at most and
-    never more than it has, at even distances from its first to its last. A frame has at most ``max_pixels`` pixels and
+    never more than it has, at even distances from its first to its last; with ``num_frames`` it gives that many, if it
+    has them. A frame has at most ``max_pixels`` pixels and
     all of them together at most ``total_pixels``; one below ``min_pixels`` is enlarged.
     """
 
     fps: Annotated[float, Field(gt=0)]
+    num_frames: Annotated[int, Field(ge=1)] | None
     min_frames: Annotated[int, Field(ge=1)]
     max_frames: Annotated[int, Field(ge=1)]
     min_pixels: Annotated[int, Field(ge=1)]
@@ -56,9 +59,11 @@ class VideoSampling:
         one frame is the nearest to several).
         """
         times = np.asarray(seconds, dtype=np.float64)
-        duration = float(times[-1] - times[0]) + frame_seconds
-        count = int(duration * self.fps + 1e-6)
-        count = min(max(count, self.min_frames), self.max_frames, len(times))
+        duration = _duration(times, frame_seconds)
+        if self.num_frames is None:
+            count = min(max(int(duration * self.fps + 1e-6), self.min_frames), self.max_frames, len(times))
+        else:
+            count = min(self.num_frames, len(times))
         if count == len(times):
             return np.arange(count)
         wanted = np.linspace(times[0], times[-1], count)
@@ -72,13 +77,14 @@ class VideoSampling:
         height, width = smart_resize(size_wh[1], size_wh[0], factor, min(self.min_pixels, budget), budget)
         return width, height
 
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """Frames uint8 RGB ``[T, H, W, 3]`` and the seconds ``[T]`` at which they show, from the clip's first frame."""
-
-    frames: np.ndarray
-    seconds: np.ndarray
+    def overridden(self, options: Mapping[str, float]) -> "VideoSampling":
+        """The settings with what a record itself says of its video (see ``schema.videos``) in their place."""
+        own: dict[str, Any] = {name: options[name] for name in BUDGETS if name in options}
+        if "nframes" in options:
+            own["num_frames"] = options["nframes"]
+        elif "fps" in options:
+            own["num_frames"] = None
+        return replace(self, **own)
 
 
 def read_clip(
@@ -116,6 +122,7 @@ def _read_list(
     times = np.arange(len(photos)) / fps
     inside = _inside(times, part, "a clip of photos")
     chosen = inside[sampling.choose(times[inside], 1 / fps)]
+    rate = len(chosen) / _duration(times[inside], 1 / fps)
     frames: list[np.ndarray] = []
     first: Size | None = None
     for index in chosen.tolist():
@@ -128,7 +135,7 @@ def _read_list(
                 "frames of one clip have one size: crop or resize them"
             )
         frames.append(_resized(image, sampling.frame_size(size, len(chosen), factor)))
-    return Clip(np.stack(frames), times[chosen])
+    return Clip(np.stack(frames), times[chosen], rate)
 
 
 def _read_file(path: Path, sampling: VideoSampling, factor: int, part: tuple[float, float | None]) -> Clip:
@@ -144,9 +151,11 @@ def _read_file(path: Path, sampling: VideoSampling, factor: int, part: tuple[flo
             stamps, last = _stamps(container, stream)
             if not len(stamps):
                 raise DataError(f"{path} holds no frame; copy it again or remove the record")
-            times = (stamps - stamps[0]) * float(stream.time_base)
-            inside = _inside(times, part, str(path))
-            chosen = inside[sampling.choose(times[inside], last * float(stream.time_base))]
+            unit = stream.time_base
+            times = (stamps - stamps[0]) * unit.numerator / unit.denominator  # rounded once, so that 15 / 30 s is .5
+            inside, last_seconds = _inside(times, part, str(path)), last * float(unit)
+            chosen = inside[sampling.choose(times[inside], last_seconds)]
+            rate = len(chosen) / _duration(times[inside], last_seconds)
 
             def resized(image: np.ndarray) -> np.ndarray:
                 size = (image.shape[1], image.shape[0])
@@ -160,7 +169,7 @@ def _read_file(path: Path, sampling: VideoSampling, factor: int, part: tuple[flo
             f"{path} is damaged: its header lists {len(stamps)} frames, of the {len(chosen)} to be seen only "
             f"{len(frames)} can be decoded; copy it again or remove the record"
         )
-    return Clip(np.stack(frames), times[chosen])
+    return Clip(np.stack(frames), times[chosen], rate)
 
 
 def load_av() -> ModuleType:
@@ -201,6 +210,11 @@ def _decoded(
             yield use(np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4)))
         if not waiting:
             return
+
+
+def _duration(times: np.ndarray, frame_seconds: float) -> float:
+    """Seconds that frames show for, the last one ``frame_seconds``."""
+    return float(times[-1] - times[0]) + frame_seconds
 
 
 def _inside(times: np.ndarray, part: tuple[float, float | None], name: str) -> np.ndarray:

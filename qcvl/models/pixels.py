@@ -83,7 +83,7 @@ def clip_patches(frames: np.ndarray, family: Family) -> np.ndarray:
         family: patch sides.
     """
     group, side, merge = family.temporal_patch_size, family.patch_size, family.merge_size
-    time, rows, columns = clip_grid(*frames.shape[:3], family)
+    time, rows, columns = clip_grid(len(frames), frames.shape[1], frames.shape[2], family)
     filled = np.concatenate([frames, np.repeat(frames[-1:], time * group - len(frames), axis=0)])
     blocks = filled.reshape(time, group, rows // merge, merge, side, columns // merge, merge, side, 3)
     values = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)  # [time, R, C, merge, merge, 3, group, side, side]

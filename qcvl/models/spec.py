@@ -76,6 +76,7 @@ class Family:
             )
         patch_size, mean, std, emit_norm = FAMILIES[model_type]
         vision = config.get("vision_config") or {}
+        pace = TOKENS_PER_SECOND.get(model_type)
         family = cls(
             model_type=model_type,
             patch_size=vision.get("patch_size", patch_size),
@@ -84,7 +85,7 @@ class Family:
             image_mean=tuple(preprocessor.get("image_mean") or mean),
             image_std=tuple(preprocessor.get("image_std") or std),
             emit_norm=emit_norm,
-            tokens_per_second=vision.get("tokens_per_second", TOKENS_PER_SECOND.get(model_type)),
+            tokens_per_second=None if pace is None else vision.get("tokens_per_second", pace),
         )
         told = {"patch_size": family.patch_size, "merge_size": family.merge_size}
         for name, value in told.items():

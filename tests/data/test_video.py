@@ -15,7 +15,7 @@ from tests.conftest import photo
 av = pytest.importorskip("av")
 
 FACTOR = 32
-USUAL = {"fps": 1.0, "min_frames": 1, "max_frames": 512, "min_pixels": 1024, "max_pixels": 50_176}
+USUAL = {"fps": 1.0, "num_frames": None, "min_frames": 1, "max_frames": 512, "min_pixels": 1024, "max_pixels": 50_176}
 USUAL |= {"total_pixels": 512 * 50_176}
 
 
