@@ -148,6 +148,7 @@ class VLDataModule(pl.LightningDataModule):
             dense_share=self.data.dense_share,
             pairing=self.pairing,
             crops=self.data.crops,
+            video=self.data.video,
             cache=SampleCache(cache_mb),
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from qcvl.data.completeness import missing_parts, sampling_of
 from qcvl.data.encode import Encoder, Features
 from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.label_kinds import LABEL_KINDS
-from qcvl.data.samples import build_sample, keep_first
+from qcvl.data.samples import build_sample, keep_first, load_clip
 from qcvl.data.sampling import choose_task, expand_epoch
 from qcvl.data.settings import Sampling, Source
+from qcvl.data.video import VideoSampling
 from qcvl.errors import DataError
 from qcvl.models.pixels import repeated
 from qcvl.models.spec import Processing
@@ -93,7 +94,8 @@ class SampleDataset(Dataset):
     """Encoded samples by ``(epoch, index)``: equal keys give equal features in every worker, rank and run.
 
     ``counts`` are the samples each source gives to an epoch, ``pairing`` says what is seen of a photo and its template,
-    ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills its own).
+    ``crops`` which window of a photo, ``video`` which frames of a video; ``cache`` keeps decoded media (each worker
+    process fills its own).
     """
 
     sources: Sequence[OpenSource]
@@ -104,6 +106,7 @@ class SampleDataset(Dataset):
     dense_share: float
     pairing: Pairing | None
     crops: SampleCrop | None
+    video: VideoSampling
     cache: SampleCache
     _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     _stages: dict[int, "SampleDataset"] = field(default_factory=dict, repr=False)
@@ -139,7 +142,8 @@ class SampleDataset(Dataset):
         draw = (self.seed, epoch, int(index))
         task = choose_task(source.sampling_of(record), self.dense_share, draw)
         place = tuple(self.rows(epoch)[index].tolist())
-        sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
+        clip = partial(load_clip, record, sampling=self.video, factor=self.encoder.processing.family.factor)
+        sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing, clip))
         if self.crops is not None:
             sample = window(self.crops)(sample, draw)
         if self.augment is not None and source.augmented:

@@ -1,4 +1,4 @@
-"""How many tokens samples have, known from their records and the headers of their photos; kept on disk.
+"""How many tokens samples have, from their records, headers of photos and time stamps of videos; kept on disk.
 
 Exact for samples that nothing varies. Augmentation may leave fewer objects, and a window (``crops``) shows a part of
 them: what is counted here is then the most that can be.
@@ -6,7 +6,7 @@ them: what is counted here is then the most that can be.
 
 import hashlib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from qcvl.augment.crop import SampleCrop
 from qcvl.data.dataset import OpenSource, SampleDataset
 from qcvl.data.images import image_size
 from qcvl.data.jsonl import JsonlRecords
-from qcvl.data.samples import keep_first, outline
+from qcvl.data.samples import keep_first, load_clip, outline
 from qcvl.data.sampling import choose_task
 from qcvl.data.stored import stored_array
 from qcvl.data.written import Size
@@ -63,7 +63,9 @@ def sample_length(dataset: SampleDataset, source: OpenSource, record: Record, ta
     """Tokens of one sample; ``max_length`` at most, and for a photo that cannot be read."""
     encoder = dataset.encoder_of(source)
     try:
-        sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops))
+        factor = encoder.processing.family.factor
+        clip = partial(load_clip, record, sampling=dataset.video, factor=factor, decode=False)
+        sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops), clip)
         if source.max_objects is not None and task == "dense":
             sample = keep_first(sample, source.max_objects, encoder.answer_format.order)
         length = encoder.length(sample, source.prompts.for_task(task), record.where)
@@ -119,6 +121,7 @@ def _table(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndarray
         "text": [repr(source.prompts.for_task(task)), repr(encoder.answer_format), _text_fingerprint(processing)],
         "pixels": [repr(processing.family), processing.min_pixels, processing.max_pixels],
         "seen": [dataset.pairing, None if dataset.crops is None else dataset.crops.size, source.max_objects],
+        "video": repr(dataset.video),
         "max_length": encoder.max_length,
     }
     return stored_array("lengths", facts, measure)

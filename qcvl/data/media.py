@@ -98,4 +98,4 @@ def _in_order(sample: Sample) -> Iterator[np.ndarray | Clip]:
     for message in sample.messages:
         for part in message.parts:
             if isinstance(part, Place):
-                yield next(images if part.kind == "image" else videos)
+                yield next(images) if part.kind == "image" else next(videos)

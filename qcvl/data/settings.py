@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
+from qcvl.data.video import VideoSampling
 from qcvl.errors import ConfigError, DataError
 from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
@@ -178,6 +179,9 @@ class Data:
     ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
     ``max_pixels`` take the place of the model's budget for a photo.
 
+    ``video`` says which frames of a conversation's videos are seen, and how large; what a record itself says of a video
+    wins.
+
     A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's samples: then it
     is left out, counted and named.
     """
@@ -204,6 +208,7 @@ class Data:
     max_pixels: dict[str, PositiveInt] | None
     pair: Pairing | None
     crops: SampleCrop | None
+    video: VideoSampling
     cache_mb: int = Field(ge=0)
 
     def __post_init__(self) -> None:

@@ -9,9 +9,11 @@ each other.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
 from qcvl.errors import RecordError
 from qcvl.schema.objects import describe, unknown_key
+from qcvl.schema.types import URLS
 
 RATES = ("fps", "sample_fps")
 TIMES = ("video_start", "video_end")
@@ -40,11 +42,11 @@ def read_video(raw: object, where: str) -> Video:
         RecordError: for a source that is neither a path nor a list of paths, or an option that is unknown or wrong.
     """
     if not isinstance(raw, dict):
-        return Video(_source(raw, where))
+        return Video(read_source(raw, where))
     for key in raw:
         if key not in ("video", *OPTIONS):
             raise unknown_key(key, ("video", *OPTIONS), where)
-    source = _source(raw.get("video"), f"{where}.video")
+    source = read_source(raw.get("video"), f"{where}.video")
     return Video(source, read_options(raw, where, listed=isinstance(source, tuple)))
 
 
@@ -73,30 +75,47 @@ def write_video(video: Video) -> str | list[str] | dict[str, object]:
     return {"video": source, **video.options} if video.options else source
 
 
-def _source(value: object, where: str) -> str | tuple[str, ...]:
+def read_source(value: object, where: str) -> str | tuple[str, ...]:
+    """A video's path, or those of its frames; raises RecordError for anything else, URLs among it."""
     if isinstance(value, str) and value.strip():
-        return value
+        return _path(value, where)
     if not isinstance(value, list) or not value:
         found = "is missing" if value is None else "is empty" if value in ("", []) else f"is {describe(value)}"
         raise RecordError(f"{found}; expected the path of a video, or a list of paths of its frames", field=where)
     for index, path in enumerate(value):
         if not isinstance(path, str) or not path.strip():
             raise RecordError(f"is {describe(path)}; expected the path of a frame", field=f"{where}[{index}]")
-    return tuple(value)
+    return tuple(_path(path, f"{where}[{index}]") for index, path in enumerate(value))
+
+
+def _path(value: str, where: str) -> str:
+    if value.startswith(URLS):
+        found = value if len(value) < 200 else value[:40] + "…"
+        raise RecordError(f"is a URL ({found}); download the video first and give its path", field=where)
+    return value
 
 
 def _option(value: object, key: str, where: str) -> float:
-    try:
-        number = float(value) if isinstance(value, str) else value  # qwen-vl-utils takes "1" too
-    except ValueError:
-        number = None
-    if type(number) not in (int, float) or not abs(number) < float("inf"):  # type: ignore[arg-type]
+    number = _number(value)
+    if number is None:
         raise RecordError(f"is {describe(value)}; expected a number", field=where)
     if key in COUNTS:
-        if number != int(number) or number < 1:  # type: ignore[arg-type,operator]
+        if number != int(number) or number < 1:
             raise RecordError(f"is {describe(value)}; expected a whole number from 1 on", field=where)
-        return int(number)  # type: ignore[arg-type]
-    if number < 0 or (number == 0 and key in RATES):  # type: ignore[operator]
+        return int(number)
+    if number < 0 or (number == 0 and key in RATES):
         expected = "a number above 0" if key in RATES else "seconds from 0 on"
         raise RecordError(f"is {describe(value)}; expected {expected}", field=where)
-    return number  # type: ignore[return-value]
+    return number
+
+
+def _number(value: object) -> float | None:
+    """A finite number, also one written as text, as qwen-vl-utils takes them; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        return None
+    return value
