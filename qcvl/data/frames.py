@@ -93,7 +93,7 @@ def decoded_by_decord(path: Path, wanted: np.ndarray, listed: int) -> Iterator[n
         for number in wanted.tolist():
             yield reader[number].asnumpy()
     except decord.DECORDError as error:
-        raise DataError(f"{path} is damaged: decord cannot decode it; copy it again or remove the record") from error
+        raise DataError(f"decord cannot decode {path}: it is damaged, or PyAV can; see data.video.backend") from error
 
 
 def check_video(path: Path, *, decode: bool) -> None:

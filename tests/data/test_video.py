@@ -179,7 +179,7 @@ def test_decord_gives_the_frames_and_times_of_pyav(clips, monkeypatch):
     monkeypatch.setattr(decord, "VideoReader", lambda *args: used.append(args) or reader(*args))
     for name, facts in known.items():
         if facts.get("decode_error"):
-            with pytest.raises(DataError, match="corrupted.mp4 is damaged: decord cannot decode it"):
+            with pytest.raises(DataError, match="decord cannot decode .*corrupted.mp4: it is damaged, or PyAV can"):
                 read_clip(folder / name, sampling(fps=100, backend="decord"), FACTOR)
             continue
         used.clear()

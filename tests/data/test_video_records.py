@@ -14,6 +14,7 @@ from qcvl.data.health import check_batch
 from qcvl.data.lengths import EpochLengths
 from qcvl.data.samples import load_clip
 from qcvl.data.video import VideoSampling, read_clip
+from qcvl.doctor.labels import audit_sample
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.records import Record, read_records
 from tests.conftest import choice, photo
@@ -98,6 +99,24 @@ def test_a_film_and_the_list_of_its_frames_give_the_same_features(dataset):
     for field in ("input_ids", "labels", "positions", "patches", "grids", "token_types"):
         assert np.array_equal(getattr(film, field), getattr(frames, field)), field
     assert (film.token_types == 2).sum() == 6 * 3  # 6 frames a clip are 3 pairs of 2x3 cells
+
+
+def test_an_animated_gif_is_a_video(tmp_path):
+    frames = [Image.new("RGB", (96, 64), (60 * number, 0, 0)) for number in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=500)
+    found = read_clip(tmp_path / "a.gif", VideoSampling(**SETTINGS | {"fps": 2}), 32)
+    assert found.seconds.tolist() == [0.0, 0.5, 1.0, 1.5] and found.fps == 2
+    assert [int(frame[0, 0, 0]) for frame in found.frames] == [0, 60, 120, 180]
+
+
+def test_the_label_audit_shows_the_places_of_frames(dataset):
+    audited = audit_sample(dataset(), (0, 1))  # a photo of 2x3 cells, then two pairs of frames
+    assert [piece.text for piece in audited.pieces if "_pad" in piece.text] == [
+        "<|image_pad|> x6",
+        "<|video_pad|> x6",
+        "<|video_pad|> x6",
+    ]
+    assert audited.image_tokens == 18
 
 
 def test_a_batch_mixes_videos_photos_and_text(dataset):
