@@ -31,7 +31,7 @@ def padded(batch: Mapping[str, Tensor], processing: Processing) -> dict[str, Ten
     def rows(name: str, value: int) -> Tensor:
         return pad_sequence(batch[name][0].split(lengths), batch_first=True, padding_value=value)
 
-    pixels = repeated(batch["pixel_values"].numpy(), processing.family)
+    pixels = repeated(batch["pixel_values"].numpy(), processing.family.temporal_patch_size)
     mask = pad_sequence([torch.ones(length, dtype=torch.long) for length in lengths], batch_first=True)
     return {
         "input_ids": rows("input_ids", processing.pad),

@@ -4,6 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
+import numpy as np
+
 from qcvl.schema.types import Sample, Task
 
 
@@ -31,8 +33,8 @@ class SampleCache:
         size = _size(sample)
         if size > self.limit:
             return
-        for image in sample.images:
-            image.setflags(write=False)
+        for pixels in _pixels(sample):
+            pixels.setflags(write=False)
         self._samples[key] = sample
         self.held += size
         while self.held > self.limit:
@@ -40,5 +42,9 @@ class SampleCache:
             self.held -= _size(dropped)
 
 
+def _pixels(sample: Sample) -> list[np.ndarray]:
+    return [*sample.images, *(clip.frames for clip in sample.videos)]
+
+
 def _size(sample: Sample) -> int:
-    return sum(image.nbytes for image in sample.images)
+    return sum(pixels.nbytes for pixels in _pixels(sample))

@@ -18,8 +18,10 @@ from qcvl.models.spec import Processing
 from qcvl.models.text import plain_ids, render, special_ids, split_special
 from qcvl.schema.prompts import TaskPrompt
 
-IMAGE_PAD = "<|image_pad|>"  # what every Qwen template writes for an image, once
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"  # what every Qwen template writes for a medium, once
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IGNORE = -100  # torch's cross-entropy ignores this label
+Times = Sequence[Sequence[float]]  # of each video, the seconds written before its groups of frames
 _MARK = re.compile("\ue000(\\d+)\ue001")  # private-use code points: never in a template
 
 
@@ -42,21 +44,22 @@ def encode_question(processing: Processing, question: Sequence[dict], grids: np.
 
 
 def encode_conversation(
-    processing: Processing, messages: Sequence[dict], grids: np.ndarray, where: str
+    processing: Processing, messages: Sequence[dict], grids: np.ndarray, where: str, times: Times = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and labels, int64 ``[L]``, of a whole conversation.
 
-    Labels are every turn of the assistant through its end-of-turn token; everything else is -100.
+    Labels are every turn of the assistant through its end-of-turn token; everything else is -100. ``grids`` has a row
+    for each run of visual tokens, ``times`` what is written between those of each video (see ``data.media``).
 
     Raises:
         DataError: when the template renders a turn differently once others follow, when an answer has no end-of-turn
             token, or when media and grids do not match.
     """
     marked, texts = _mark_texts(messages)
-    whole = render(processing, marked, add_generation_prompt=False)
+    whole = _timed(render(processing, marked, add_generation_prompt=False), times)
     cells = _cells(processing, whole, grids, where)
     ids, labels, done = [], [], 0
-    for start, end in _answers(processing, marked, whole, where):
+    for start, end in _answers(processing, marked, whole, times, where):
         asked = _token_ids(processing, whole[done:start], texts, cells)
         answer = _token_ids(processing, whole[start:end], texts, cells)
         ends = np.flatnonzero(answer == processing.turn_end)
@@ -70,13 +73,15 @@ def encode_conversation(
     return np.concatenate([*ids, rest]), np.concatenate([*labels, np.full(len(rest), IGNORE)])
 
 
-def _answers(processing: Processing, marked: Sequence[dict], whole: str, where: str) -> Iterator[tuple[int, int]]:
+def _answers(
+    processing: Processing, marked: Sequence[dict], whole: str, times: Times, where: str
+) -> Iterator[tuple[int, int]]:
     """Where each answer stands in the ``whole`` rendering: from the end of what asks for it to the end of its turn."""
     for number, message in enumerate(marked):
         if message["role"] != "assistant":
             continue
-        before = render(processing, marked[:number], add_generation_prompt=True)
-        after = render(processing, marked[: number + 1], add_generation_prompt=False)
+        before = _timed(render(processing, marked[:number], add_generation_prompt=True), times)
+        after = _timed(render(processing, marked[: number + 1], add_generation_prompt=False), times)
         if not after.startswith(before):
             raise DataError(f"{where}: the chat template renders the question differently once the answer follows")
         if not whole.startswith(after):
@@ -84,11 +89,30 @@ def _answers(processing: Processing, marked: Sequence[dict], whole: str, where: 
         yield len(before), len(after)
 
 
+def _timed(rendered: str, times: Times) -> str:
+    """The rendering with each video as its groups of frames, each of them its time and a place of its own.
+
+    As Qwen3VLProcessor does, the place of the template is filled and what stands around it stays.
+    """
+    groups = iter(times)
+
+    def written(place: re.Match[str]) -> str:
+        own = next(groups, None)
+        if own is None:
+            return place[0]
+        return "".join(f"<{seconds:.1f} seconds>{VISION_START}{VIDEO_PAD}{VISION_END}" for seconds in own)
+
+    return re.sub(re.escape(VIDEO_PAD), written, rendered) if times else rendered
+
+
 def _cells(processing: Processing, rendered: str, grids: np.ndarray, where: str) -> Iterator[int]:
-    """Merged cells of each image place; marks stand for the users' texts, so every placeholder is the template's."""
-    places = rendered.count(IMAGE_PAD)
-    if places != len(grids):
-        raise DataError(f"{where}: the chat template has {places} image places for {len(grids)} images")
+    """Merged cells of each place; marks stand for the users' texts, so every placeholder is the template's."""
+    images, videos = rendered.count(IMAGE_PAD), rendered.count(VIDEO_PAD)
+    if images + videos != len(grids):
+        if videos:
+            found = f"{images} image places and {videos} of video frames for {len(grids)} runs of visual tokens"
+            raise DataError(f"{where}: the chat template has {found}; it must place each video once")
+        raise DataError(f"{where}: the chat template has {images} image places for {len(grids)} images")
     merged = processing.family.merge_size**2
     return iter([int(grid.prod()) // merged for grid in grids])
 
@@ -101,7 +125,7 @@ def _token_ids(processing: Processing, rendered: str, texts: Sequence[str], cell
         token_id = specials.get(piece)
         if token_id is None:
             ids.extend(plain_ids(processing, _MARK.sub(lambda mark: texts[int(mark[1])], piece)))
-        elif token_id == processing.image_pad:
+        elif piece in (IMAGE_PAD, VIDEO_PAD):
             ids.extend([token_id] * next(cells))
         else:
             ids.append(token_id)

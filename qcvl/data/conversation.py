@@ -7,12 +7,13 @@ from pathlib import Path
 
 from qcvl.data.encode import true_answer
 from qcvl.data.images import image_size
-from qcvl.data.reading import Notice, file_name
+from qcvl.data.reading import Notice, file_name, renamed
 from qcvl.errors import DataError
 from qcvl.schema.answer import AnswerFormat
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
 from qcvl.schema.types import IMAGE, Message, Task
+from qcvl.schema.videos import Video
 
 
 def conversations_of(
@@ -50,6 +51,15 @@ def image_of(record: Record, index: int, folder: Path) -> str:
     """
     path = record.image_path(index)
     return file_name(path if record.path is None else _absolute(path), folder)
+
+
+def video_of(record: Record, index: int, folder: Path) -> Video:
+    """One video of a record with its files as a file in ``folder`` names them; see ``image_of``."""
+    base = record.path.parent if record.path else None
+    (named,) = renamed(
+        [record.videos[index]], lambda path: file_name(path if base is None else _absolute(base / path), folder)
+    )
+    return named
 
 
 def _absolute(path: Path | str) -> Path | str:

@@ -168,6 +168,7 @@ class VLDataModule(pl.LightningDataModule):
             "dense_share": self.data.dense_share,
             "pairing": self.pairing,
             "crops": self.data.crops,
+            "video": self.data.video,
             "cache": SampleCache(self.data.cache_mb if training else 0),
         }
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -19,10 +19,12 @@ from qcvl.data.completeness import missing_parts, sampling_of
 from qcvl.data.encode import Encoder, Features
 from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.label_kinds import LABEL_KINDS
-from qcvl.data.samples import build_sample, joined, keep_first
+from qcvl.data.samples import build_sample, joined, keep_first, load_clip
 from qcvl.data.sampling import choose_task, expand_epoch, group_count, group_epoch, shuffled
 from qcvl.data.settings import Sampling, Source
+from qcvl.data.video import VideoSampling
 from qcvl.errors import DataError
+from qcvl.models.pixels import repeated
 from qcvl.models.spec import Processing
 from qcvl.schema.prompts import Prompts
 from qcvl.schema.records import Record
@@ -110,8 +112,8 @@ class Samples(Dataset, ABC):
     """Encoded samples by key: equal keys give equal features in every worker, rank and run.
 
     A key begins with ``(epoch, index)``, of which with the seed all draws are made. ``pairing`` says what is seen of a
-    photo and its template, ``crops`` which window of a photo, ``cache`` keeps decoded photos (each worker process fills
-    its own).
+    photo and its template, ``crops`` which window of a photo, ``video`` which frames of a video; ``cache`` keeps
+    decoded media (each worker process fills its own).
 
     A sample is of one record, or of several (see ``parts``): every record is then cut, varied and capped as it would be
     by itself, with draws of its own (one random stream for all, where ``augment.share_draw`` says so).
@@ -124,6 +126,7 @@ class Samples(Dataset, ABC):
     dense_share: float
     pairing: Pairing | None
     crops: SampleCrop | None
+    video: VideoSampling
     cache: SampleCache
     key_numbers: ClassVar[int] = 2  # of a key
     _stages: dict[int, Self] = field(default_factory=dict, repr=False)
@@ -175,7 +178,8 @@ class Samples(Dataset, ABC):
 
     def _seen(self, source: OpenSource, part: Key, record: Record, task: Task, stream: Key) -> Sample:
         """One record as it is seen and spoken of; its window is drawn by its key, augmentation by ``stream``."""
-        sample = self.cache.get(self.place(part), task, lambda: build_sample(record, task, self.pairing))
+        clip = partial(load_clip, record, sampling=self.video, factor=self.encoder.processing.family.factor)
+        sample = self.cache.get(self.place(part), task, lambda: build_sample(record, task, self.pairing, clip))
         sample = replace(sample, keep_vertex_order=source.keep_vertex_order)
         if self.crops is not None:
             sample = window(self.crops)(sample, self._draw(part))
@@ -275,7 +279,8 @@ def collate(features: Sequence[Features | None]) -> dict[str, Any]:
         ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 ``[1, L]``; ``label_kinds`` int8 ``[1, L]`` (see
         ``data.label_kinds``); ``position_ids`` int64 ``[4, 1, L]``;
         ``segments`` int64 ``[samples]`` (lengths, summing to L); ``pixel_values`` uint8 ``[N, patch dim]``, grey levels
-        (see ``forward.normalised``); ``image_grid_thw`` int64 ``[images, 3]``; ``dropped``, how many samples were
+        (see ``forward.normalised``) of images and videos in row order; ``image_grid_thw`` int64 ``[runs of visual
+        tokens, 3]``; ``dropped``, how many samples were
         overlong; ``telemetry``, the sums of what augmentation counted; with grounding targets also ``cell_classes``
         int64 ``[cells]`` and ``cell_points`` float32 ``[cells, 8]``.
 
@@ -296,7 +301,7 @@ def collate(features: Sequence[Features | None]) -> dict[str, Any]:
         "mm_token_type_ids": row("token_types")[None],
         "position_ids": torch.from_numpy(np.concatenate([item.positions for item in kept], axis=1))[:, None],
         "segments": torch.tensor([len(item.input_ids) for item in kept]),
-        "pixel_values": row("patches"),
+        "pixel_values": torch.from_numpy(_patches([item.patches for item in kept])),
         "image_grid_thw": row("grids"),
         "dropped": torch.tensor(len(features) - len(kept)),
         "telemetry": added(item.telemetry for item in kept),
@@ -304,6 +309,12 @@ def collate(features: Sequence[Features | None]) -> dict[str, Any]:
     if kept[0].cell_classes is not None:
         batch |= {"cell_classes": row("cell_classes"), "cell_points": row("cell_points")}
     return batch
+
+
+def _patches(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """All patch rows, those of photos repeated along time where others are of videos and hold several frames."""
+    width = max(part.shape[1] for part in rows)
+    return np.concatenate([part if part.shape[1] == width else repeated(part, width // part.shape[1]) for part in rows])
 
 
 def class_table(sources: Sequence[OpenSource], limit: int = CLASS_LIMIT, scan: int = 500) -> dict[str, int]:

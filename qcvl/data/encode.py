@@ -8,11 +8,12 @@ import numpy as np
 
 from qcvl.data.chat import IGNORE, ask, encode_conversation
 from qcvl.data.label_kinds import label_kinds
+from qcvl.data.media import Media, media_of, patches_of
 from qcvl.data.written import Size, rescale, written_sizes
 from qcvl.errors import DataError
 from qcvl.losses.grounding_targets import CONTROL_POINTS, grounding_targets
-from qcvl.models.pixels import patch_grid, seen_size, to_patches
-from qcvl.models.positions import rope_positions
+from qcvl.models.pixels import patch_grid, seen_size
+from qcvl.models.positions import media_types, rope_positions
 from qcvl.models.spec import Processing
 from qcvl.models.text import plain_ids
 from qcvl.schema.answer import AnswerFormat, render_answer, render_summaries
@@ -25,9 +26,10 @@ from qcvl.schema.types import Annotation, Sample, Task
 class Features:
     """One encoded sample of ``L`` tokens.
 
-    ``input_ids``, ``labels`` and ``token_types`` (0 text, 1 image) are int64 ``[L]``, ``label_kinds`` (0 no label, else
-    1 + the place in LABEL_KINDS) int8 ``[L]``, ``positions`` int64 ``[4, L]``,
-    ``patches`` uint8 ``[N, 3 * side * side]`` (not repeated in time), ``grids`` int64 ``[images, 3]``.
+    ``input_ids``, ``labels`` and ``token_types`` (0 text, 1 image, 2 video) are int64 ``[L]``, ``label_kinds`` (0 no
+    label, else 1 + the place in LABEL_KINDS) int8 ``[L]``, ``positions`` int64 ``[4, L]``,
+    ``patches`` uint8 ``[N, 3 * side * side]`` (not repeated in time; with a video ``[N, 3 * temporal * side * side]``),
+    ``grids`` int64 ``[runs of visual tokens, 3]``.
     ``cell_classes`` int64 ``[cells]`` and ``cell_points`` float32 ``[cells, 8]`` are the targets of the auxiliary
     grounding loss, when asked for. ``telemetry`` counts what augmentation did to the sample.
     """
@@ -69,7 +71,7 @@ class Encoder:
             return features
         if self.overlong == "drop":
             return None
-        cells = int(features.token_types.sum())
+        cells, filmed = (int((features.token_types == kind).sum()) for kind in (1, 2))
         if self.overlong == "shrink_image" and cells > excess:
             cell = self.processing.family.factor**2
             pixels = (cells - excess) * cell // len(sample.images)
@@ -77,10 +79,13 @@ class Encoder:
             features = self._encode(sample, prompt, where, smaller)
             if len(features.input_ids) <= self.max_length:
                 return features
-            cells = int(features.token_types.sum())
+            cells = int((features.token_types == 1).sum())
+        seen, lower = f"{cells} of them image", "lower model.max_cells"
+        if filmed:
+            seen, lower = f"{seen}, {filmed} video", f"lower data.video.max_frames or max_pixels, {lower}"
         raise DataError(
-            f"{where} has {len(features.input_ids)} tokens ({cells} of them image); global_max_length is "
-            f"{self.max_length}: raise it, lower model.max_cells, or set data.overlong=drop or shrink_image"
+            f"{where} has {len(features.input_ids)} tokens ({seen}); global_max_length is "
+            f"{self.max_length}: raise it, {lower}, or set data.overlong=drop or shrink_image"
         )
 
     def seen(self, width: int, height: int) -> Size:
@@ -90,24 +95,23 @@ class Encoder:
     def _encode(self, sample: Sample, prompt: TaskPrompt, where: str, budget: Processing) -> Features:
         """Encode with photos resized into the pixel budget of ``budget``; all else is this encoder's processing."""
         processing = self.processing
-        patches, grids = patchify(sample.images, budget, still=True)
-        ids, labels = self._tokens(sample, prompt, where, grids)
+        media = media_of(sample, budget)
+        ids, labels = self._tokens(sample, prompt, where, media)
         return Features(
             input_ids=ids,
             labels=labels,
             label_kinds=label_kinds(processing, labels, sample.task),
-            token_types=(ids == processing.image_pad).astype(np.int64),
-            positions=rope_positions(ids, grids, processing),
-            patches=patches,
-            grids=grids,
+            token_types=media_types(ids, processing),
+            positions=rope_positions(ids, media.grids, processing, media.intervals),
+            patches=patches_of(sample, budget, still=True),
+            grids=media.grids,
             telemetry=sample.telemetry,
-            **(self._targets(sample, grids, processing.family.merge_size) if self.classes else {}),
+            **(self._targets(sample, media.grids, processing.family.merge_size) if self.classes else {}),
         )
 
     def length(self, sample: Sample, prompt: TaskPrompt, where: str) -> int:
-        """Tokens of the sample, its visual ones included, from the sizes of its photos alone: no pixel is looked at."""
-        grids = [patch_grid(image.shape[0], image.shape[1], self.processing) for image in sample.images]
-        return len(self._tokens(sample, prompt, where, np.array(grids, dtype=np.int64).reshape(-1, 3))[0])
+        """Tokens of the sample, its visual ones included, from the sizes of its media alone: no pixel is looked at."""
+        return len(self._tokens(sample, prompt, where, media_of(sample, self.processing))[0])
 
     def group_tokens(self, sample: Sample) -> tuple[int, int]:
         """Tokens that a record of one photo adds to a sample of several, where another follows it and where none does.
@@ -124,16 +128,14 @@ class Encoder:
             plain_ids(self.processing, f" {said}}}")
         )
 
-    def _tokens(
-        self, sample: Sample, prompt: TaskPrompt, where: str, grids: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _tokens(self, sample: Sample, prompt: TaskPrompt, where: str, media: Media) -> tuple[np.ndarray, np.ndarray]:
         """Ids and labels ``[L]`` of a chat sample's own messages, or of the task's prompt and the true answer."""
         if sample.task == "chat":
             talk = write_messages(sample.messages)
         else:
-            answer = self._answer(sample, grids)
+            answer = self._answer(sample, media.grids)
             talk = [*ask(prompt, len(sample.images)), {"role": "assistant", "content": answer}]
-        return encode_conversation(self.processing, talk, grids, where)
+        return encode_conversation(self.processing, talk, media.grids, where, media.times)
 
     def _answer(self, sample: Sample, grids: np.ndarray) -> str:
         side = self.processing.family.patch_size
@@ -171,19 +173,6 @@ class Encoder:
             )
         classes, points = (np.concatenate(rows) for rows in zip(*found, strict=True))
         return {"cell_classes": classes, "cell_points": points}
-
-
-def patchify(
-    images: Sequence[np.ndarray], processing: Processing, *, still: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """All patches ``[N, patch dim]`` and grids ``[images, 3]`` of a sample's images; see ``to_patches``."""
-    if not images:
-        side = processing.family.factor
-        blank, _ = to_patches(np.zeros((side, side, 3), np.uint8), processing, still=still)
-        return blank[:0], np.zeros((0, 3), dtype=np.int64)
-    pairs = [to_patches(image, processing, still=still) for image in images]
-    rows = pairs[0][0] if len(pairs) == 1 else np.concatenate([patches for patches, _ in pairs])
-    return rows, np.array([grid for _, grid in pairs], dtype=np.int64)
 
 
 def true_answer(

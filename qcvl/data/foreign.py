@@ -17,10 +17,12 @@ from urllib.parse import unquote, urlsplit
 import orjson
 from PIL import Image, UnidentifiedImageError
 
+from qcvl.data.turns import Gallery, listed
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.objects import describe
 from qcvl.schema.records import Record
 from qcvl.schema.types import URLS
+from qcvl.schema.videos import Video, read_video
 
 TABLES = (".parquet", ".arrow")
 SUFFIXES = (".json", ".jsonl", *TABLES)
@@ -103,7 +105,36 @@ def image_value(value: object, base: Path, field: str) -> str:
         raise RecordError(f"is {found}; expected an image: a path, a URL, or its bytes", field=field)
     if value.startswith(URLS):
         return value
+    return _absolute(value, base)
+
+
+def _absolute(value: str, base: Path) -> str:
     return os.path.abspath(base / (unquote(urlsplit(value).path) if value.startswith("file://") else value))
+
+
+def video_value(value: object, base: Path, field: str) -> Video:
+    """A video as a reader names it, by absolute paths.
+
+    Args:
+        value: a path relative to ``base`` or absolute or a ``file://`` URL, a list of these for frames in order, or
+            ``{"video": …}`` with options (see ``schema.videos``); ``{"path": …}`` as Hugging Face data sets have it.
+        base: the folder that relative paths start from.
+        field: names the value in errors.
+    """
+    if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
+        value = value.get("path")
+    video = read_video(value, field)
+    if isinstance(video.source, str):
+        return replace(video, source=_absolute(video.source, base))
+    return replace(video, source=tuple(_absolute(path, base) for path in video.source))
+
+
+def gallery_of(fields: Mapping[str, Any], base: Path) -> Gallery:
+    """The images and videos that a sample lists; paths start from ``base``."""
+    return Gallery.of(
+        [image_value(value, base, name) for name, value in listed(fields, "image")],
+        [video_value(value, base, name) for name, value in listed(fields, "video")],
+    )
 
 
 def remaining(fields: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How many tokens samples have, known from their records and the headers of their photos; kept on disk.
+"""How many tokens samples have, from their records, headers of photos and time stamps of videos; kept on disk.
 
 Exact for samples that nothing varies. Augmentation may leave fewer objects, and a window (``crops``) shows a part of
 them: what is counted here is then the most that can be.
@@ -7,7 +7,7 @@ them: what is counted here is then the most that can be.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from qcvl.augment.crop import SampleCrop
 from qcvl.data.dataset import OpenSource, SampleDataset, Samples
 from qcvl.data.images import image_size
 from qcvl.data.jsonl import JsonlRecords
-from qcvl.data.samples import joined, keep_first, outline
+from qcvl.data.samples import joined, keep_first, load_clip, outline
 from qcvl.data.sampling import choose_task, group_count
 from qcvl.data.stored import stored_array
 from qcvl.data.written import Size
@@ -121,9 +121,11 @@ def sample_length(dataset: Samples, source: OpenSource, record: Record, task: Ta
     return min(length, encoder.max_length)
 
 
-def _outlined(dataset: SampleDataset, source: OpenSource, record: Record, task: Task) -> Sample:
+def _outlined(dataset: Samples, source: OpenSource, record: Record, task: Task) -> Sample:
     """The sample of one record, without pixels."""
-    sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops))
+    factor = dataset.encoder.processing.family.factor
+    clip = partial(load_clip, record, sampling=dataset.video, factor=factor, decode=False)
+    sample = outline(record, task, shown_sizes(record, task, dataset.pairing, dataset.crops), clip)
     sample = replace(sample, keep_vertex_order=source.keep_vertex_order)
     if source.max_objects is not None and task == "dense":
         return keep_first(sample, source.max_objects, dataset.encoder.answer_format.order)
@@ -210,6 +212,7 @@ def _measured(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndar
         "text": [repr(source.prompts.for_task(task)), repr(encoder.answer_format), _text_fingerprint(processing)],
         "pixels": [repr(processing.family), processing.min_pixels, processing.max_pixels],
         "seen": [dataset.pairing, None if dataset.crops is None else dataset.crops.size, source.max_objects],
+        "video": repr(dataset.video),
         "max_length": encoder.max_length,
         "shares_turn": source.together > 1,
         "keep_vertex_order": source.keep_vertex_order,

@@ -33,6 +33,7 @@ from qcvl.geometry.shapes import Kind, Shape, as_points
 from qcvl.schema.lines import FEWEST_DISTINCT
 from qcvl.schema.records import Record
 from qcvl.schema.types import URLS, Annotation
+from qcvl.schema.videos import Video
 
 Split = Literal["train", "val"]
 Size = tuple[int, int]  # (width, height)
@@ -261,9 +262,21 @@ def file_name(image: Any, folder: Path) -> str:
 
 
 def located(record: Record, root: Path | None = None) -> Record:
-    """The record with absolute paths of its photos; relative ones are below ``root``, else below its file's folder."""
+    """The record with absolute paths of its media; relative ones are below ``root``, else below its file's folder."""
     folder = root or (record.path.parent if record.path else Path())
-    return replace(record, images=tuple(_absolute(image, folder) for image in record.images))
+    images = tuple(_absolute(image, folder) for image in record.images)
+    return replace(record, images=images, videos=renamed(record.videos, lambda name: _absolute(name, folder)))
+
+
+def renamed(videos: Iterable[Video], name: Callable[[str], str]) -> tuple[Video, ...]:
+    """Videos with other names of their files."""
+    return tuple(
+        replace(
+            video,
+            source=name(video.source) if isinstance(video.source, str) else tuple(name(path) for path in video.source),
+        )
+        for video in videos
+    )
 
 
 def _absolute(image: Any, folder: Path) -> Any:

@@ -1,6 +1,6 @@
 """From a record to decoded pixels. Free of torch, so that photos can be checked and drawn without it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +8,12 @@ import numpy as np
 from qcvl.augment.telemetry import added
 from qcvl.data.images import load_image
 from qcvl.data.pairs import pair_images
-from qcvl.errors import DataError, RecordError
+from qcvl.data.video import VideoSampling, read_clip
+from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.geometry.order import Order
 from qcvl.schema.answer import answer_order, written_shape
 from qcvl.schema.records import Record
-from qcvl.schema.types import Pairing, Sample, Task
+from qcvl.schema.types import Clip, Pairing, Sample, Task
 
 
 def record_error(record: Record, field: str, message: str) -> RecordError:
@@ -38,14 +39,43 @@ def load_photo(record: Record, index: int) -> np.ndarray:
     return image
 
 
-def build_sample(record: Record, task: Task, pairing: Pairing | None = None) -> Sample:
-    """Decode a record's photos into a sample with all its annotations; of a pair, what ``pairing`` shows of it.
-
-    A chat sample shows all photos as they are: its messages have a place for each.
+def load_clip(record: Record, index: int, sampling: VideoSampling, factor: int, *, decode: bool = True) -> Clip:
+    """What is seen of one video of a record, by ``sampling`` and what the record itself says; see ``read_clip``.
 
     Raises:
-        RecordError: for a photo that cannot be read, a template that is missing or of another size, or an object that
-            lies in an image the pairing leaves out.
+        RecordError: when it cannot be read, or what the record says contradicts the settings.
+    """
+    video, files = record.videos[index], record.video_files(index)
+    options = video.options
+    try:
+        own = sampling.overridden(options)
+    except ConfigError as error:
+        raise record_error(record, f"videos[{index}]", f"does not go with the settings: {error}") from error
+    try:
+        return read_clip(
+            files[0] if isinstance(video.source, str) else [str(file) for file in files],
+            own,
+            factor,
+            start=options.get("video_start", 0.0),
+            end=options.get("video_end"),
+            list_fps=options.get("sample_fps"),
+            decode=decode,
+        )
+    except DataError as error:
+        raise record_error(record, f"videos[{index}]", str(error)) from error
+
+
+def build_sample(
+    record: Record, task: Task, pairing: Pairing | None = None, clip: Callable[[int], Clip] | None = None
+) -> Sample:
+    """Decode a record's photos into a sample with all its annotations; of a pair, what ``pairing`` shows of it.
+
+    A chat sample shows all photos as they are, and all videos as ``clip`` reads them by their number: its messages have
+    a place for each.
+
+    Raises:
+        RecordError: for a photo or video that cannot be read, a template that is missing or of another size, or an
+            object that lies in an image the pairing leaves out.
     """
     pairing = None if task == "chat" else pairing
     wanted = 1 if pairing == "photo" else len(record.images)
@@ -59,11 +89,12 @@ def build_sample(record: Record, task: Task, pairing: Pairing | None = None) -> 
         if note.image >= len(images):
             found = f"lies in image {note.image}; of a pair the photo, image 0, carries the objects"
             raise record_error(record, f"objects[{index}].image", f"{found}: move it, or set data.pair=null")
-    return sample_of(record, task, images)
+    videos = [clip(index) for index in range(len(record.videos))] if clip is not None and task == "chat" else []
+    return sample_of(record, task, images, videos)
 
 
-def sample_of(record: Record, task: Task, images: Sequence[np.ndarray]) -> Sample:
-    """A record with its photos as a sample with all its annotations."""
+def sample_of(record: Record, task: Task, images: Sequence[np.ndarray], videos: Sequence[Clip] = ()) -> Sample:
+    """A record with its photos and clips as a sample with all its annotations."""
     count = len(record.annotations)
     return Sample(
         images=tuple(images),
@@ -71,6 +102,7 @@ def sample_of(record: Record, task: Task, images: Sequence[np.ndarray]) -> Sampl
         task=task,
         summary=record.summary,
         messages=record.messages,
+        videos=tuple(videos),
         kept_indices=tuple(range(count)),
         coverages=(1.0,) * count,
     )
@@ -102,9 +134,13 @@ def joined(samples: Sequence[Sample]) -> Sample:
     )
 
 
-def outline(record: Record, task: Task, sizes: Sequence[tuple[int, int]]) -> Sample:
+def outline(
+    record: Record, task: Task, sizes: Sequence[tuple[int, int]], clip: Callable[[int], Clip] | None = None
+) -> Sample:
     """The sample ``build_sample`` gives, with blank photos of ``sizes`` (width, height) in no memory."""
-    return sample_of(record, task, [np.broadcast_to(np.uint8(0), (height, width, 3)) for width, height in sizes])
+    blank = [np.broadcast_to(np.uint8(0), (height, width, 3)) for width, height in sizes]
+    videos = [clip(index) for index in range(len(record.videos))] if clip is not None and task == "chat" else []
+    return sample_of(record, task, blank, videos)
 
 
 def keep_first(sample: Sample, count: int, order: Order) -> Sample:

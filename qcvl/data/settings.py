@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 
 from qcvl.augment.crop import SampleCrop
 from qcvl.data.stream_source import FORMS, PERCENT, StreamSource
+from qcvl.data.video import VideoSampling
 from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.log import get_logger
 from qcvl.schema.prompts import Prompts
@@ -235,6 +236,9 @@ class Data:
     itself; samples (``batch_size``, ``max_bad_fraction``) are groups, of one task each. What is left over is a smaller
     group; a record left alone, a conversation and a record that shows several photos are samples as without.
 
+    ``video`` says which frames of a conversation's videos are seen, and how large; what a record itself says of a video
+    wins.
+
     A sample that cannot be read stops the run, unless it is within ``max_bad_fraction`` of an epoch's (or a block's)
     samples: then it is left out, counted and named.
     """
@@ -264,6 +268,7 @@ class Data:
     pair: Pairing | None
     crops: SampleCrop | None
     images_per_user_turn: PositiveInt | None
+    video: VideoSampling
     cache_mb: int = Field(ge=0)
 
     def __post_init__(self) -> None:

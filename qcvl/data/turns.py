@@ -1,17 +1,19 @@
-"""Conversations of other tools: their turns, the tags that stand for images in a text, and the images behind them."""
+"""Conversations of other tools: their turns, the tags that stand for media in a text, and the media behind them."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 from qcvl.errors import RecordError
-from qcvl.schema.messages import NO_VIDEO, check_turns, is_blank, joined, with_places
+from qcvl.schema.messages import PLACES, check_turns, is_blank, joined, with_places
 from qcvl.schema.objects import describe
-from qcvl.schema.types import IMAGE, Message, Place, Role
+from qcvl.schema.records import Record
+from qcvl.schema.types import Message, Place, Role
+from qcvl.schema.videos import Video
 
-NO_AUDIO = "audio is not read: the models trained here see images and text"
-MEDIA_KEYS = {"video": NO_VIDEO, "videos": NO_VIDEO, "audio": NO_AUDIO, "audios": NO_AUDIO}
+NO_AUDIO = "audio is not read: the models trained here see images, videos and text"
+MEDIA_KEYS = ("images", "image", "videos", "video")  # of a sample, read
 SPEAKERS: dict[str, Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
@@ -21,6 +23,7 @@ UNREAD = ("tool_calls", "function_call", "tool_call_id", "reasoning_content")  #
 WEIGHTS = ("loss", "weight", "train")  # of a turn; every turn of the assistant is trained
 TAG = re.compile(r"<(image|video|audio)>")
 _TAG_ON_ITS_LINE = re.compile(r"\n?<(image|video|audio)>\n?")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +36,66 @@ class Turn:
 
 
 @dataclass(slots=True)
-class Images:
-    """The images of one sample: those it lists, taken one by one as places come up, and those that places name."""
+class Shown(Generic[T]):
+    """The media of one kind of a sample: those it lists, taken one by one as places come up, and all that are shown."""
 
-    listed: Sequence[str]
-    shown: list[str] = field(default_factory=list)
+    kind: Literal["image", "video"]
+    listed: Sequence[T]
+    shown: list[T] = field(default_factory=list)
     taken: int = 0
 
     def next(self, where: str) -> Place:
-        """The place of the next listed image."""
+        """The place of the next listed one."""
         if self.taken == len(self.listed):
-            count = f"{len(self.listed)} listed image{'s' * (len(self.listed) != 1)}"
-            raise RecordError(f"has a place for one image more than the {count}; expected one for each", field=where)
+            count = f"{len(self.listed)} listed {self.kind}{'s' * (len(self.listed) != 1)}"
+            message = f"has a place for one {self.kind} more than the {count}; expected one for each"
+            raise RecordError(message, field=where)
         self.taken += 1
         return self.named(self.listed[self.taken - 1])
 
-    def named(self, value: str) -> Place:
-        """The place of an image that the place itself names."""
+    def named(self, value: T) -> Place:
+        """The place of one that the place itself names."""
         self.shown.append(value)
-        return IMAGE
+        return PLACES[self.kind]
+
+    @property
+    def left(self) -> Sequence[T]:
+        """Those listed that no place has shown."""
+        return self.listed[self.taken :]
+
+
+@dataclass(slots=True)
+class Gallery:
+    """The images and videos of one sample on their way into its turns."""
+
+    images: Shown[str]
+    videos: Shown[Video]
+
+    @classmethod
+    def of(cls, images: Sequence[str], videos: Sequence[Video]) -> "Gallery":
+        """Those a sample lists, none of them shown yet."""
+        return cls(Shown("image", images), Shown("video", videos))
+
+    def next(self, kind: str, where: str) -> Place:
+        """The place of the next listed medium of a kind."""
+        return (self.images if kind == "image" else self.videos).next(where)
 
     def finished(self, messages: Sequence[Message], where: str, *, in_front: bool) -> tuple[Message, ...]:
-        """The turns once all places are read: listed images that nothing shows all come first, or are refused."""
-        left = len(self.listed) - self.taken
-        if left and (self.shown or not in_front):
-            message = f"have places for {len(self.shown)} of {len(self.shown) + left} images; expected one for each"
-            raise RecordError(message, field=where)
-        self.shown.extend(self.listed[self.taken :])
-        return with_places(messages, len(self.shown), where)
+        """The turns once all places are read: listed media that nothing shows all come first, or are refused."""
+        anything = bool(self.images.shown or self.videos.shown)
+        for media in (self.images, self.videos):
+            if media.left and (anything or not in_front):
+                all_of_them = len(media.shown) + len(media.left)
+                message = f"have places for {len(media.shown)} of {all_of_them} {media.kind}s; expected one for each"
+                raise RecordError(message, field=where)
+        self.images.shown.extend(self.images.left)
+        self.videos.shown.extend(self.videos.left)
+        return with_places(messages, len(self.images.shown), where, video_count=len(self.videos.shown))
+
+    def record(self, messages: tuple[Message, ...], metadata: Mapping[str, Any]) -> Record:
+        """The chat record of finished turns."""
+        images, videos = tuple(self.images.shown), tuple(self.videos.shown)
+        return Record(images=images, videos=videos, messages=messages, annotated=False, metadata=metadata)
 
 
 def read_turns(fields: Mapping[str, Any], where: str) -> list[Turn]:
@@ -82,40 +117,37 @@ def read_turns(fields: Mapping[str, Any], where: str) -> list[Turn]:
 
 
 def refuse_other_media(fields: Mapping[str, Any]) -> None:
-    """Raise a RecordError where a sample comes with video, audio or tools."""
-    for key, reason in MEDIA_KEYS.items():
+    """Raise a RecordError where a sample comes with audio or tools."""
+    for key in ("audio", "audios"):
         if fields.get(key):
-            raise RecordError(f"is given, but {reason}", field=key)
+            raise RecordError(f"is given, but {NO_AUDIO}", field=key)
     if fields.get("tools"):
         raise RecordError("are given, but calls of tools are not trained; leave the sample out", field="tools")
 
 
-def listed_images(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """``(name for errors, value)`` of each image that ``image`` or ``images`` lists; one value is a list of one."""
-    key = "images" if "images" in fields else "image"
+def listed(fields: Mapping[str, Any], kind: Literal["image", "video"]) -> list[tuple[str, Any]]:
+    """``(name for errors, value)`` of each medium that ``image`` or ``images`` lists; one value is a list of one."""
+    key = f"{kind}s" if f"{kind}s" in fields else kind
     given = fields.get(key, [])
     if isinstance(given, list):
         return [(f"{key}[{index}]", value) for index, value in enumerate(given)]
     return [(key, given)] if given else []
 
 
-def split_tags(turn: Turn, images: Images, *, own_line: bool) -> tuple[str | Place, ...]:
-    """Texts and places of a turn's text with ``<image>`` tags, which stand in user turns alone.
+def split_tags(turn: Turn, gallery: Gallery, *, own_line: bool) -> tuple[str | Place, ...]:
+    """Texts and places of a turn's text with ``<image>`` and ``<video>`` tags, which stand in user turns alone.
 
     With ``own_line``, one line break on each side of a tag belongs to the tag.
     """
     if not isinstance(turn.said, str):
         raise RecordError(f"is {describe(turn.said)}; expected text", field=turn.field)
     _refuse_tags(turn)
-    texts = (_TAG_ON_ITS_LINE if own_line else TAG).split(turn.said)[::2]
-    parts: list[str | Place] = [texts[0]]
-    for text in texts[1:]:
-        parts += [images.next(turn.field), text]
-    return joined(parts)
+    pieces = (_TAG_ON_ITS_LINE if own_line else TAG).split(turn.said)  # texts, and between them the kinds of tags
+    return joined(piece if number % 2 == 0 else gallery.next(piece, turn.field) for number, piece in enumerate(pieces))
 
 
 def join_tags(parts: Iterable[str | Place], where: str) -> str:
-    """A turn as one text with each ``<image>`` tag on its own line; ``split_tags(own_line=True)`` reads it back.
+    """A turn as one text with each tag of a medium on its own line; ``split_tags(own_line=True)`` reads it back.
 
     Raises:
         RecordError: for a text that itself holds a tag, which would be read as a place.
@@ -126,7 +158,9 @@ def join_tags(parts: Iterable[str | Place], where: str) -> str:
             message = f"holds the text {tag[0]}, which would be read as a place; reword it or write another format"
             raise RecordError(message, field=where)
         is_place = isinstance(part, Place)
-        text += "\n" * (number > 0 and (is_place or after_place)) + ("<image>" if isinstance(part, Place) else part)
+        text += "\n" * (number > 0 and (is_place or after_place)) + (
+            f"<{part.kind}>" if isinstance(part, Place) else part
+        )
         after_place = is_place
     return text
 
@@ -140,10 +174,10 @@ def as_messages(turns: Sequence[Turn], parts: Sequence[Sequence[str | Place]]) -
 
 
 def _refuse_tags(turn: Turn) -> None:
-    """Raise a RecordError for a tag that is none of an image in a user turn."""
-    reasons = {"video": NO_VIDEO, "audio": NO_AUDIO}
+    """Raise a RecordError for a tag that is none of an image or a video in a user turn."""
+    reasons = {"audio": NO_AUDIO}
     if turn.role != "user":
-        reasons["image"] = f"images stand in user turns and this is the {turn.role}'s"
+        reasons |= {kind: f"{kind}s stand in user turns and this is the {turn.role}'s" for kind in PLACES}
     for kind in TAG.findall(turn.said):
         if kind in reasons:
             raise RecordError(f"holds the tag <{kind}>, but {reasons[kind]}", field=turn.field)

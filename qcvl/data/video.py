@@ -1,30 +1,30 @@
-"""Frames of a clip at their real times, from a video file (PyAV) or a list of photos; free of torch.
+"""Frames of a clip at their real times, from a video file or a list of photos; free of torch.
 
 Times are seconds from the clip's first frame, as the container states them: a clip of variable frame rate keeps its
 own. Frames are turned as the file's display matrix says and resized at once, so that a long clip never lies in memory
 at full size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from qcvl.data.images import load_image
+from qcvl.data.frames import decoded_by_decord, decoded_by_pyav, opened, stamps_of
+from qcvl.data.images import image_size, load_image
 from qcvl.errors import ConfigError, DataError
 from qcvl.models.pixels import smart_resize
 from qcvl.schema.settings import settings
-from qcvl.schema.types import ImageValue
-
-if TYPE_CHECKING:
-    import av
+from qcvl.schema.types import Clip, ImageValue
 
 Size = tuple[int, int]  # (width, height)
+Part = tuple[float, float | None]  # where a part of a clip begins and ends, in seconds; None: with the clip
+BUDGETS = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
 
 
 @settings
@@ -32,21 +32,27 @@ class VideoSampling:
     """Which frames of a clip are seen, and how large.
 
     A clip of ``d`` seconds gives ``floor(d * fps)`` frames, but ``min_frames`` at least, ``max_frames`` at most and
-    never more than it has, at even distances from its first to its last. A frame has at most ``max_pixels`` pixels and
+    never more than it has, at even distances from its first to its last; with ``num_frames`` it gives that many, if it
+    has them. A frame has at most ``max_pixels`` pixels and
     all of them together at most ``total_pixels``; one below ``min_pixels`` is enlarged.
+
+    ``backend`` decodes the frames; their times are those that PyAV reads in any case.
     """
 
     fps: Annotated[float, Field(gt=0)]
+    num_frames: Annotated[int, Field(ge=1)] | None
     min_frames: Annotated[int, Field(ge=1)]
     max_frames: Annotated[int, Field(ge=1)]
     min_pixels: Annotated[int, Field(ge=1)]
     max_pixels: Annotated[int, Field(ge=1)]
     total_pixels: Annotated[int, Field(ge=1)]
+    backend: Literal["pyav", "decord"]
 
     def __post_init__(self) -> None:
         for low, high in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
             if getattr(self, low) > getattr(self, high):
-                raise ConfigError(f"VideoSampling: {low} {getattr(self, low)} is above {high} {getattr(self, high)}")
+                found = f"video.{low} {getattr(self, low)} is above video.{high} {getattr(self, high)}"
+                raise ConfigError(f"{found}; expected the smaller number in {low}")
 
     def choose(self, seconds: Sequence[float] | np.ndarray, frame_seconds: float) -> np.ndarray:
         """Int64 ``[n]``: indices of the frames seen, of a clip whose frames show at ``seconds`` ``[N]``, rising.
@@ -56,9 +62,11 @@ class VideoSampling:
         one frame is the nearest to several).
         """
         times = np.asarray(seconds, dtype=np.float64)
-        duration = float(times[-1] - times[0]) + frame_seconds
-        count = int(duration * self.fps + 1e-6)
-        count = min(max(count, self.min_frames), self.max_frames, len(times))
+        duration = _duration(times, frame_seconds)
+        if self.num_frames is None:
+            count = min(max(int(duration * self.fps + 1e-6), self.min_frames), self.max_frames, len(times))
+        else:
+            count = min(self.num_frames, len(times))
         if count == len(times):
             return np.arange(count)
         wanted = np.linspace(times[0], times[-1], count)
@@ -72,13 +80,14 @@ class VideoSampling:
         height, width = smart_resize(size_wh[1], size_wh[0], factor, min(self.min_pixels, budget), budget)
         return width, height
 
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """Frames uint8 RGB ``[T, H, W, 3]`` and the seconds ``[T]`` at which they show, from the clip's first frame."""
-
-    frames: np.ndarray
-    seconds: np.ndarray
+    def overridden(self, options: Mapping[str, float]) -> "VideoSampling":
+        """The settings with what a record itself says of its video (see ``schema.videos``) in their place."""
+        own: dict[str, Any] = {name: options[name] for name in BUDGETS if name in options}
+        if "nframes" in options:
+            own["num_frames"] = options["nframes"]
+        elif "fps" in options:
+            own["num_frames"] = None
+        return replace(self, **own)
 
 
 def read_clip(
@@ -89,6 +98,7 @@ def read_clip(
     start: float = 0.0,
     end: float | None = None,
     list_fps: float | None = None,
+    decode: bool = True,
 ) -> Clip:
     """The frames of a clip that are seen, resized.
 
@@ -99,23 +109,28 @@ def read_clip(
         start: seconds from the first frame where the part begins.
         end: seconds from the first frame where it ends; None: with the clip.
         list_fps: how many of the photos of a list make a second; ``sampling.fps`` if not given.
+        decode: whether pixels are wanted; without, frames are blank and in no memory, and one of them is looked at.
 
     Raises:
         DataError: for a file that is missing, has no video, or is damaged; photos of different sizes; an empty part.
     """
     if isinstance(value, str | Path):
-        return _read_file(Path(value), sampling, factor, (start, end))
-    return _read_list(value, sampling, factor, (start, end), list_fps or sampling.fps)
+        return _read_file(Path(value), sampling, factor, (start, end), decode)
+    return _read_list(value, sampling, factor, (start, end), list_fps or sampling.fps, decode)
 
 
 def _read_list(
-    photos: Sequence[ImageValue], sampling: VideoSampling, factor: int, part: tuple[float, float | None], fps: float
+    photos: Sequence[ImageValue], sampling: VideoSampling, factor: int, part: Part, fps: float, decode: bool
 ) -> Clip:
     if not photos:
         raise DataError("a clip is an empty list; expected photos in order")
     times = np.arange(len(photos)) / fps
     inside = _inside(times, part, "a clip of photos")
     chosen = inside[sampling.choose(times[inside], 1 / fps)]
+    rate = len(chosen) / _duration(times[inside], 1 / fps)
+    if not decode:
+        size = image_size(photos[chosen[0]], f"frame {chosen[0]} of a clip")
+        return Clip(_blank(len(chosen), sampling.frame_size(size, len(chosen), factor)), times[chosen], rate)
     frames: list[np.ndarray] = []
     first: Size | None = None
     for index in chosen.tolist():
@@ -128,82 +143,49 @@ def _read_list(
                 "frames of one clip have one size: crop or resize them"
             )
         frames.append(_resized(image, sampling.frame_size(size, len(chosen), factor)))
-    return Clip(np.stack(frames), times[chosen])
+    return Clip(np.stack(frames), times[chosen], rate)
 
 
-def _read_file(path: Path, sampling: VideoSampling, factor: int, part: tuple[float, float | None]) -> Clip:
-    av = load_av()
-    if not path.is_file():
-        raise DataError(f"{path} not found; paths are relative to the JSONL's folder")
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DataError(f"{path} holds no video stream; expected a clip with pictures")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            stamps, last = _stamps(container, stream)
-            if not len(stamps):
-                raise DataError(f"{path} holds no frame; copy it again or remove the record")
-            times = (stamps - stamps[0]) * float(stream.time_base)
-            inside = _inside(times, part, str(path))
-            chosen = inside[sampling.choose(times[inside], last * float(stream.time_base))]
-
-            def resized(image: np.ndarray) -> np.ndarray:
-                size = (image.shape[1], image.shape[0])
-                return _resized(image, sampling.frame_size(size, len(chosen), factor))
-
-            frames = list(_decoded(container, stream, stamps[chosen], resized))
-    except av.FFmpegError as error:
-        raise DataError(f"{path} is damaged: {error.strerror}; copy it again or remove the record") from error
-    if len(frames) < len(chosen):
+def _read_file(path: Path, sampling: VideoSampling, factor: int, part: Part, decode: bool) -> Clip:
+    with opened(path) as (container, stream):
+        stamps, last = stamps_of(container, stream)
+        if not len(stamps):
+            raise DataError(f"{path} holds no frame; copy it again or remove the record")
+        unit = stream.time_base or Fraction(1)
+        times = (stamps - stamps[0]) * unit.numerator / unit.denominator  # rounded once, so that 15 / 30 s is .5
+        inside, last_seconds = _inside(times, part, str(path)), last * float(unit)
+        chosen = inside[sampling.choose(times[inside], last_seconds)]
+        rate = len(chosen) / _duration(times[inside], last_seconds)
+        wanted = chosen if decode else chosen[:1]
+        if decode and sampling.backend == "decord":
+            images = decoded_by_decord(path, wanted, len(stamps))
+        else:
+            images = decoded_by_pyav(container, stream, stamps[wanted])
+        frames = []
+        for image in images:  # one at a time: at full size they may not fit into memory
+            size = sampling.frame_size((image.shape[1], image.shape[0]), len(chosen), factor)
+            frames.append(_resized(image, size))
+    if len(frames) < len(wanted):
         raise DataError(
-            f"{path} is damaged: its header lists {len(stamps)} frames, of the {len(chosen)} to be seen only "
+            f"{path} is damaged: its header lists {len(stamps)} frames, of the {len(wanted)} to be seen only "
             f"{len(frames)} can be decoded; copy it again or remove the record"
         )
-    return Clip(np.stack(frames), times[chosen])
+    if not decode:
+        return Clip(_blank(len(chosen), (frames[0].shape[1], frames[0].shape[0])), times[chosen], rate)
+    return Clip(np.stack(frames), times[chosen], rate)
 
 
-def load_av() -> ModuleType:
-    """PyAV, which only clips need.
-
-    Raises:
-        ConfigError: when it is not installed.
-    """
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ConfigError("reading video needs PyAV; run pip install 'qcvl[video]'") from error
-    return av
+def _duration(times: np.ndarray, frame_seconds: float) -> float:
+    """Seconds that frames show for, the last one ``frame_seconds``."""
+    return float(times[-1] - times[0]) + frame_seconds
 
 
-def _stamps(container: "av.container.InputContainer", stream: "av.VideoStream") -> tuple[np.ndarray, int]:
-    """Presentation stamps int64 ``[N]`` of all frames, rising, and for how long the last one shows; decodes nothing."""
-    shown = {packet.pts: packet.duration for packet in container.demux(stream) if packet.pts is not None}
-    stamps = np.array(sorted(shown), dtype=np.int64)
-    last = shown[int(stamps[-1])] if len(stamps) else 0
-    typical = int(np.median(np.diff(stamps))) if len(stamps) > 1 else 1
-    return stamps, int(last or typical)
+def _blank(count: int, size_wh: Size) -> np.ndarray:
+    """Black frames uint8 ``[T, H, W, 3]`` that take up no memory."""
+    return np.broadcast_to(np.uint8(0), (count, size_wh[1], size_wh[0], 3))
 
 
-def _decoded(
-    container: "av.container.InputContainer",
-    stream: "av.VideoStream",
-    wanted: np.ndarray,
-    use: Callable[[np.ndarray], np.ndarray],
-) -> Iterator[np.ndarray]:
-    """What ``use`` makes of the frames with the ``wanted`` stamps, in order, until the last or to the first damage."""
-    container.seek(int(wanted[0]), stream=stream, backward=True)
-    waiting = set(wanted.tolist())
-    for frame in container.decode(stream):
-        if frame.pts in waiting:
-            waiting.remove(frame.pts)
-            image = frame.to_ndarray(format="rgb24")
-            yield use(np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4)))
-        if not waiting:
-            return
-
-
-def _inside(times: np.ndarray, part: tuple[float, float | None], name: str) -> np.ndarray:
+def _inside(times: np.ndarray, part: Part, name: str) -> np.ndarray:
     """Indices of the frames of a part of a clip."""
     start, end = part
     inside = np.flatnonzero((times >= start - 1e-9) & (times <= (np.inf if end is None else end + 1e-9)))

@@ -30,6 +30,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     "image-damaged": ("error", "a photo that cannot be read"),
     "image-size": ("error", "width and height are not the photo's"),
     "image-turned": ("error", "width and height are those before EXIF orientation"),
+    "video-missing": ("error", "a video, or a frame of one, that is not there"),
+    "video-damaged": ("error", "a video, or a frame of one, that cannot be read"),
     "group": ("error", "metadata.group or metadata.label cannot be read"),
     "overlong": ("error", "more tokens than global_max_length"),
     "shape-cut": ("warning", "a shape partly outside its photo; training clips it"),

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from qcvl.data.chat import IGNORE, IMAGE_PAD
+from qcvl.data.chat import IGNORE, IMAGE_PAD, VIDEO_PAD
 from qcvl.data.dataset import Key, Samples, collate
 from qcvl.data.health import check_batch
 from qcvl.data.label_kinds import LabelKind, answer_kinds
@@ -134,7 +134,7 @@ def audit_sample(dataset: Samples, key: Key) -> AuditedSample | None:
         error.add_note(f"in the sample made of {where}")
         raise
     pieces = tuple(_pieces(processing, features.input_ids, features.labels != IGNORE, sample.task))
-    return AuditedSample(where, sample.task, pieces, int(features.token_types.sum()))
+    return AuditedSample(where, sample.task, pieces, int((features.token_types > 0).sum()))
 
 
 def audit_report(audit: LabelAudit) -> Group:
@@ -165,10 +165,11 @@ def _pieces(processing: Processing, ids: np.ndarray, trained: np.ndarray, task: 
 
 
 def _context(processing: Processing, ids: list[int]) -> Iterator[Piece]:
-    """What is not trained; an image is its placeholder and how often it stands there."""
-    for is_image, run in groupby(ids, key=lambda token: token == processing.image_pad):
+    """What is not trained; an image, or a pair of video frames, is its placeholder and how often it stands there."""
+    pads = {processing.image_pad: IMAGE_PAD, processing.video_pad: VIDEO_PAD}
+    for pad, run in groupby(ids, key=pads.get):
         tokens = list(run)
-        text = f"{IMAGE_PAD} x{len(tokens)}" if is_image else decoded(processing, tokens)
+        text = decoded(processing, tokens) if pad is None else f"{pad} x{len(tokens)}"
         yield Piece(None, len(tokens), text)
 
 

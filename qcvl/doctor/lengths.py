@@ -1,17 +1,17 @@
 """How long samples become, without decoding a photo: the tokens of their texts and the cells of their sizes."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from qcvl.data.encode import Encoder
-from qcvl.data.samples import outline
+from qcvl.data.media import media_of
+from qcvl.data.samples import load_clip, outline
 from qcvl.data.settings import Data, Sampling, Source
+from qcvl.data.video import VideoSampling
 from qcvl.doctor.findings import Severity
 from qcvl.doctor.reading import Entry
-from qcvl.models.pixels import patch_grid
 from qcvl.models.settings import Model
 from qcvl.schema.answer import AnswerFormat
 from qcvl.schema.prompts import Prompts
@@ -24,7 +24,7 @@ SEVERITY: dict[str, Severity] = {"error": "error", "drop": "warning", "shrink_im
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """Tokens of one sample, visual ones among them, and the patches of its photos."""
+    """Tokens of one sample, visual ones among them, and the patches of its photos and videos."""
 
     tokens: int
     image_tokens: int
@@ -33,7 +33,7 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """What decides about lengths: model, prompts, answer format, limit, and what is seen of a pair.
+    """What decides about lengths: model, prompts, answer format, limit, and what is seen of a pair and of a video.
 
     ``severity`` is how bad a longer sample is. With windows cut in training, whole photos count: validation sees those.
     """
@@ -44,12 +44,21 @@ class Lengths:
     limit: int
     severity: Severity
     pairing: Pairing | None
+    video: VideoSampling
 
     @classmethod
     def of(cls, data: Data, model: Model, prompts: Prompts, answer: AnswerFormat, limit: int) -> "Lengths":
         """Those of a run over ``data``."""
         severity = "note" if data.crops else SEVERITY[data.overlong]
-        return cls(model=model, prompts=prompts, answer=answer, limit=limit, severity=severity, pairing=data.pair)
+        return cls(
+            model=model,
+            prompts=prompts,
+            answer=answer,
+            limit=limit,
+            severity=severity,
+            pairing=data.pair,
+            video=data.video,
+        )
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -83,6 +92,9 @@ class Lengths:
 
     def _length(self, entry: Entry, sizes: Sequence[Size], task: Task, prompts: Prompts) -> Length:
         record, processing = entry.record(), self.encoder.processing
-        tokens = self.encoder.length(outline(record, task, sizes), prompts.for_task(task), record.where)
-        patches = sum(math.prod(patch_grid(height, width, processing)) for width, height in sizes)
+        factor = processing.family.factor
+        clip = partial(load_clip, record, sampling=self.video, factor=factor, decode=False)
+        sample = outline(record, task, sizes, clip)
+        tokens = self.encoder.length(sample, prompts.for_task(task), record.where)
+        patches = int(media_of(sample, processing).grids.prod(1).sum())
         return Length(tokens, patches // processing.family.merge_size**2, patches)

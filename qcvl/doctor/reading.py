@@ -154,6 +154,13 @@ def _entry_of(record: Record) -> Entry:
         (note.shape.kind, note.shape.points.ravel().tolist(), note.desc, note.image) for note in record.annotations
     ]
     said = Line(
-        record.images, record.sizes, objects, record.annotated, record.summary, record.metadata, record.messages
+        record.images,
+        record.sizes,
+        objects,
+        record.annotated,
+        record.summary,
+        record.metadata,
+        record.messages,
+        record.videos,
     )
     return Entry(said, record.path, record.line, record)

@@ -16,6 +16,7 @@ from qcvl.doctor.repair import Repair, mend, offender
 from qcvl.doctor.shapes import Shapes, look_at_shapes
 from qcvl.doctor.splits import Groups, Place, Seen
 from qcvl.doctor.texts import look_at_desc, look_at_summary, tag_in
+from qcvl.doctor.videos import look_at_videos
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.groups import group_of, label_of, record_group
 from qcvl.schema.lines import Line, read_line
@@ -99,6 +100,7 @@ def _examine(entries: Sequence[Entry], look: Look) -> _Examined:
     for number, entry in enumerate(entries):
         place = {"source": look.name, **entry.place}
         photos, faults = look_at_photos(entry, decode=look.decode)
+        faults += look_at_videos(entry, decode=look.decode)
         result.photos.append(photos)
         result.sizes.append(list(entry.said.sizes) or [photo.size for photo in photos])
         result.found += [(number, found(code, text, **place, field=name)) for name, code, text in faults]

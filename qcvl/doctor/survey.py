@@ -17,6 +17,7 @@ from qcvl.doctor.report import Report
 from qcvl.doctor.scan import Look, Looked, look_at_block
 from qcvl.doctor.splits import Groups, Seen, copied_photos, shared_groups, shared_photos, similar_photos
 from qcvl.doctor.texts import look_at_vocabulary
+from qcvl.doctor.videos import forget_videos
 from qcvl.schema.records import Record
 
 BLOCK, DECODED_BLOCK = 512, 32  # records of one block: some tenths of a second of work
@@ -98,6 +99,7 @@ def check_data(
         progress: called with a source's name and what was done of it: bytes of a file, else records.
     """
     forget_photos()
+    forget_videos()
     sources = {f"{split}/{name}": source for split in SPLITS for name, source in data.sources(split).items()}
     across = bool(data.sources("train")) and bool(data.sources("val"))
     looks = {name: _look(name, source, data, survey, across) for name, source in sources.items()}

@@ -15,7 +15,7 @@ from qcvl.models.spec import Family
 
 
 class Hidden(NamedTuple):
-    """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in image order or None.
+    """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in row order or None.
 
     Without images these have no row, or are None where the batch has no ``pixel_values`` at all. ``router_logits`` are
     ``[L, experts]`` of each layer that has experts, where asked for.
@@ -49,9 +49,12 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
     Args:
         model: a Qwen vision-language model, plain or wrapped by peft.
         batch: ``input_ids [1, L]``, ``position_ids [4, 1, L]`` (row 0 restarting at 0 per sample), ``segments``
-            (lengths of the samples, summing to L), and with images ``pixel_values [N, patch_values]`` (see
-            ``normalised``) and ``image_grid_thw [n, 3]``.
+            (lengths of the samples, summing to L), and with images or videos ``pixel_values [N, patch_values]`` (see
+            ``normalised``) and ``image_grid_thw [n, 3]``, one grid a run of visual tokens.
         routing: give the logits of the routers as well.
+
+    Images and videos lie in one list, in the order of the row: the vision tower sees each frame pair of a video as it
+    sees an image.
 
     A row of text alone, whose patches are ``[0, patch_values]``, still takes the vision tower along, over one blank
     cell that counts for nothing: other ranks may have images, and all must run and reduce the same layers.
@@ -66,7 +69,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
     if batch.get("pixel_values") is not None:
         seen = _look(core.visual, batch["pixel_values"], batch["image_grid_thw"])
         visual, deepstack = seen.pooler_output, getattr(seen, "deepstack_features", None)
-        is_cell = batch["input_ids"] == core.config.image_token_id
+        is_cell = _cells(core, batch["input_ids"])
         if not len(batch["pixel_values"]):
             embeds = embeds + _nothing([visual, *(deepstack or [])]).to(embeds.dtype)
             visual, deepstack = visual[:0], None
@@ -108,6 +111,11 @@ def _look(visual: PreTrainedModel, pixel_values: torch.Tensor, grids: torch.Tens
         return visual(pixel_values.to(visual.dtype), grid_thw=grids, return_dict=True)
 
 
+def _cells(core: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    """Bool of the shape of ``input_ids``: where a visual token stands."""
+    return (input_ids == core.config.image_token_id) | (input_ids == core.config.video_token_id)
+
+
 def _nothing(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """The scalar 0 that depends on every output of the vision tower."""
     return torch.stack([output.float().sum() for output in outputs]).sum() * 0
@@ -118,7 +126,7 @@ def _place(embeds: torch.Tensor, is_cell: torch.Tensor, visual: torch.Tensor) ->
     where = is_cell[0].nonzero()[:, 0]
     if len(where) != len(visual):
         raise DataError(
-            f"the batch has {len(where)} image placeholders for {len(visual)} visual tokens; expand placeholders from "
+            f"the batch has {len(where)} visual placeholders for {len(visual)} visual tokens; expand placeholders from "
             "image_grid_thw"
         )
     return embeds.index_copy(1, where, visual[None].to(embeds.dtype))

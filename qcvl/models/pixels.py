@@ -70,10 +70,30 @@ def to_patches(
     return _cut(image, processing, still)
 
 
-def repeated(rows: np.ndarray, family: Family) -> np.ndarray:
-    """Still patch rows ``[N, 3 * side * side]`` as transformers lays them out, ``[N, 3 * temporal * side * side]``."""
-    parts = rows.reshape(len(rows), 3, 1, family.patch_size**2)
-    return np.repeat(parts, family.temporal_patch_size, axis=2).reshape(len(rows), family.patch_values)
+def clip_grid(frames: int, height: int, width: int, family: Family) -> tuple[int, int, int]:
+    """Patch grid ``(time, rows, columns)`` of so many frames, whose sides in pixels fit the patches."""
+    return -(-frames // family.temporal_patch_size), height // family.patch_size, width // family.patch_size
+
+
+def clip_patches(frames: np.ndarray, family: Family) -> np.ndarray:
+    """Uint8 patch rows ``[time * rows * columns, 3 * temporal * side * side]`` of a clip (see ``clip_grid``).
+
+    Args:
+        frames: uint8 RGB ``[T, H, W, 3]``, sides multiples of ``family.factor``; the last frame fills up its group.
+        family: patch sides.
+    """
+    group, side, merge = family.temporal_patch_size, family.patch_size, family.merge_size
+    time, rows, columns = clip_grid(len(frames), frames.shape[1], frames.shape[2], family)
+    filled = np.concatenate([frames, np.repeat(frames[-1:], time * group - len(frames), axis=0)])
+    blocks = filled.reshape(time, group, rows // merge, merge, side, columns // merge, merge, side, 3)
+    values = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)  # [time, R, C, merge, merge, 3, group, side, side]
+    return np.ascontiguousarray(values).reshape(time * rows * columns, family.patch_values)
+
+
+def repeated(rows: np.ndarray, times: int) -> np.ndarray:
+    """Still patch rows ``[N, 3 * side * side]`` as transformers lays them out, ``[N, 3 * times * side * side]``."""
+    parts = rows.reshape(len(rows), 3, 1, rows.shape[1] // 3)
+    return np.repeat(parts, times, axis=2).reshape(len(rows), times * rows.shape[1])
 
 
 def _cut(image: np.ndarray, processing: Processing, still: bool) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -84,4 +104,4 @@ def _cut(image: np.ndarray, processing: Processing, still: bool) -> tuple[np.nda
     blocks = image.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
     values = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [R, C, merge, merge, 3, side, side]
     patches = np.ascontiguousarray(values).reshape(rows * columns, 3 * side * side)
-    return patches if still else repeated(patches, family), (1, rows, columns)
+    return patches if still else repeated(patches, family.temporal_patch_size), (1, rows, columns)

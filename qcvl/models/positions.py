@@ -15,18 +15,23 @@ def media_types(input_ids: np.ndarray, processing: Processing) -> np.ndarray:
 
 
 def rope_positions(
-    input_ids: np.ndarray, grids: Sequence[tuple[int, int, int]] | np.ndarray, processing: Processing
+    input_ids: np.ndarray,
+    grids: Sequence[tuple[int, int, int]] | np.ndarray,
+    processing: Processing,
+    intervals: Sequence[float] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Int64 ``[4, L]``: row 0 counts the tokens from 0, rows 1-3 are time, height and width positions.
 
     Args:
         input_ids: ids ``[L]`` of one sample with its media placeholders already expanded.
-        grids: one patch grid ``(time, rows, columns)`` per run of media cells, in the order they appear (a video has
-            one run and one grid per frame pair).
+        grids: one patch grid ``(time, rows, columns)`` per run of media cells, in the order they appear (a video of
+            Qwen3-VL has one run and one grid per frame pair).
         processing: names the placeholder ids and the merge factor.
+        intervals: how far time moves from one frame pair of a grid to the next; 1 if not given.
 
     Text moves all three by one a token; an image keeps time still, spreads height and width over its cells, and moves
-    the text after it by the larger of its two sides.
+    the text after it by the larger of its two sides. A video does so too, however far its time moves: this is how
+    transformers counts.
 
     Raises:
         DataError: when the runs of placeholders do not match the grids.
@@ -36,7 +41,9 @@ def rope_positions(
     positions = np.empty((4, length), dtype=np.int64)
     positions[0] = np.arange(length)
     merge, token, position = processing.family.merge_size, 0, 0
-    for number, (time, rows, columns) in enumerate(np.asarray(grids, dtype=np.int64).reshape(-1, 3).tolist()):
+    listed = np.asarray(grids, dtype=np.int64).reshape(-1, 3)
+    steps = np.ones(len(listed)) if intervals is None else np.asarray(intervals)
+    for number, ((time, rows, columns), step) in enumerate(zip(listed.tolist(), steps.tolist(), strict=True)):
         shape = (time, rows // merge, columns // merge)
         cells = shape[0] * shape[1] * shape[2]
         start = token + int(np.argmax(is_media[token:])) if is_media[token:].any() else length
@@ -47,7 +54,9 @@ def rope_positions(
             )
         positions[1:, token:start] = np.arange(position, position + start - token)
         position += start - token
-        positions[1:, start : start + cells] = np.indices(shape).reshape(3, -1) + position
+        places = np.indices(shape).reshape(3, -1)
+        places[0] = (places[0].astype(np.float32) * np.float32(step)).astype(np.int64)  # rounded down, as torch does
+        positions[1:, start : start + cells] = places + position
         position += max(shape[1], shape[2])
         token = start + cells
     if is_media[token:].any():

@@ -25,12 +25,17 @@ FAMILIES: dict[str, tuple[int, tuple[float, ...], tuple[float, ...], EmitNorm]] 
     "qwen2_5_vl": (14, CLIP_MEAN, CLIP_STD, "none"),
     "qwen2_vl": (14, CLIP_MEAN, CLIP_STD, "norm1000"),
 }
+TIMES_IN_TEXT = ("qwen3_vl", "qwen3_vl_moe")  # the others have the time of a frame in its position alone
+TOKENS_PER_SECOND = {"qwen2_5_vl": 4.0}  # time positions in a second of video, where config.json does not say
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """The patch grid of one model type: sides in pixels, merge factor, and how pixel values are normalised."""
+    """The patch grid of one model type: sides in pixels, merge factor, and how pixel values are normalised.
+
+    ``tokens_per_second`` is how far time positions move in a second of video; None: by one from frame to frame.
+    """
 
     model_type: str
     patch_size: int
@@ -39,11 +44,17 @@ class Family:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     emit_norm: EmitNorm
+    tokens_per_second: float | None
 
     @property
     def factor(self) -> int:
         """Side in pixels of one merged cell, i.e. of one visual token: 32 for Qwen3-VL, 28 for Qwen2.5-VL."""
         return self.patch_size * self.merge_size
+
+    @property
+    def times_in_text(self) -> bool:
+        """Whether each group of video frames is written as its time and a run of visual tokens of its own."""
+        return self.model_type in TIMES_IN_TEXT
 
     @property
     def patch_values(self) -> int:
@@ -65,6 +76,7 @@ class Family:
             )
         patch_size, mean, std, emit_norm = FAMILIES[model_type]
         vision = config.get("vision_config") or {}
+        pace = TOKENS_PER_SECOND.get(model_type)
         family = cls(
             model_type=model_type,
             patch_size=vision.get("patch_size", patch_size),
@@ -73,6 +85,7 @@ class Family:
             image_mean=tuple(preprocessor.get("image_mean") or mean),
             image_std=tuple(preprocessor.get("image_std") or std),
             emit_norm=emit_norm,
+            tokens_per_second=None if pace is None else vision.get("tokens_per_second", pace),
         )
         told = {"patch_size": family.patch_size, "merge_size": family.merge_size}
         for name, value in told.items():

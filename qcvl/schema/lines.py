@@ -12,7 +12,7 @@ import orjson
 from qcvl.errors import RecordError
 from qcvl.geometry.clip import clip_shape
 from qcvl.geometry.shapes import KINDS, Kind, Shape
-from qcvl.schema.messages import read_messages, unread_key, without_images
+from qcvl.schema.messages import read_messages, without_images
 from qcvl.schema.objects import (
     COUNT_KEYS,
     LARGEST_COORDINATE,
@@ -23,9 +23,10 @@ from qcvl.schema.objects import (
     unknown_key,
 )
 from qcvl.schema.types import Annotation, ImageValue, Message
+from qcvl.schema.videos import Video, read_video
 
 ObjectFields = tuple[Kind, list[float], str, int]  # geometry, its flat numbers [x1, y1, …], desc, index of the image
-RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata", "messages")
+RECORD_KEYS = ("images", "width", "height", "objects", "summary", "metadata", "messages", "videos")
 T = TypeVar("T")
 FEWEST_DISTINCT: dict[Kind, int] = {"bbox_2d": 2, "quad": 3, "poly": 3, "line": 2}  # points, of each kind of shape
 _OBJECT_KEYS = frozenset(OBJECT_KEYS)
@@ -66,6 +67,7 @@ class Line:
     summary: str | None
     metadata: Mapping[str, Any]
     messages: tuple[Message, ...]
+    videos: tuple[Video, ...] = ()
 
 
 def as_annotation(fields: ObjectFields) -> Annotation:
@@ -80,7 +82,7 @@ def read_line(text: str | bytes) -> tuple[Line | None, list[RecordError]]:
     raw = problems.attempt(_decode, text)
     if raw is None:
         return None, problems
-    problems += [unread_key(key, RECORD_KEYS) for key in raw if key not in RECORD_KEYS]
+    problems += [unknown_key(key, RECORD_KEYS, "") for key in raw if key not in RECORD_KEYS]
     images = problems.attempt(_images, raw)
     image_count = None if images is None else len(images)
     problems += without_images(raw) if image_count == 0 else []
@@ -98,9 +100,11 @@ def read_line(text: str | bytes) -> tuple[Line | None, list[RecordError]]:
             problems.append(problem)
     summary = problems.attempt(_summary, raw)
     metadata = problems.attempt(_metadata, raw)
-    messages = problems.attempt(read_messages, raw["messages"], image_count) if "messages" in raw else ()
-    annotated = "objects" in raw
-    return Line(images or (), sizes or (), objects, annotated, summary, metadata or {}, messages or ()), problems
+    videos = problems.attempt(_videos, raw) if "videos" in raw else ()
+    counts = image_count, None if videos is None else len(videos)
+    messages = problems.attempt(read_messages, raw["messages"], *counts) if "messages" in raw else ()
+    said = (images or (), sizes or (), objects, "objects" in raw, summary, metadata or {}, messages or (), videos or ())
+    return Line(*said), problems
 
 
 def _decode(text: str | bytes) -> dict[str, Any]:
@@ -128,6 +132,21 @@ def _images(raw: Mapping[str, Any]) -> tuple[str, ...]:
             found = "an empty string" if isinstance(image, str) else describe(image)
             raise RecordError(f"is {found}; expected an image path", field=f"images[{index}]")
     return tuple(images)
+
+
+def _videos(raw: Mapping[str, Any]) -> tuple[Video, ...]:
+    videos = raw["videos"]
+    if videos is None:
+        return ()
+    if not isinstance(videos, list):
+        raise RecordError(f"is {describe(videos)}; expected a list of videos", field="videos")
+    if videos and raw.get("messages") is None:
+        raise RecordError("is given but messages is not; a video is shown in a conversation", field="videos")
+    for key in ("objects", "summary"):
+        if videos and raw.get(key) is not None:
+            found = f"is given beside {key}, which are of images; expected a conversation alone"
+            raise RecordError(found, field="videos")
+    return tuple(read_video(value, f"videos[{index}]") for index, value in enumerate(videos))
 
 
 def _sizes(raw: Mapping[str, Any], image_count: int) -> tuple[tuple[int, int], ...]:

@@ -1,12 +1,13 @@
-"""The conversation of a record, both ways: who says what, and where its images stand.
+"""The conversation of a record, both ways: who says what, and where its images and videos stand.
 
     "messages": [{"role": "system", "content": "…"},
                  {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "…"}]},
                  {"role": "assistant", "content": "…"}]
 
-A system turn may come first; then user and assistant take turns and the assistant speaks last. Image places stand in
-user turns, and the record's ``images`` fill them in order, one each; where there is no place at all, all images come
-before the text of the first user turn. Text is text: ``<image>`` or ``<|im_end|>`` in it stands for nothing else.
+A system turn may come first; then user and assistant take turns and the assistant speaks last. Places of images and of
+videos (``{"type": "video"}``) stand in user turns, and the record's ``images`` and ``videos`` fill them in order, one
+each; where there is no place at all, all images and then all videos come before the text of the first user turn. Text
+is text: ``<image>`` or ``<|im_end|>`` in it stands for nothing else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,17 +16,17 @@ from typing import Any, get_args
 
 from qcvl.errors import RecordError
 from qcvl.schema.objects import describe, unknown_key
-from qcvl.schema.types import IMAGE, Message, Place, Role
+from qcvl.schema.types import IMAGE, VIDEO, Message, Place, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 MESSAGE_KEYS, TEXT_KEYS, PLACE_KEYS = ("role", "content"), ("type", "text"), ("type",)
-NO_VIDEO = "video is not read yet: leave the record out, or give single frames as images"
+PLACES = {place.kind: place for place in (IMAGE, VIDEO)}
 
 
-def read_messages(raw: object, image_count: int | None) -> tuple[Message, ...]:
-    """The turns in the JSON value of ``messages``, with a place for each of ``image_count`` images.
+def read_messages(raw: object, image_count: int | None, video_count: int | None = 0) -> tuple[Message, ...]:
+    """The turns in the JSON value of ``messages``, with a place for each of ``image_count`` images and of the videos.
 
-    None for ``raw`` is a record without a conversation; None for ``image_count`` leaves the places unchecked.
+    None for ``raw`` is a record without a conversation; None for a count leaves the places unchecked.
 
     Raises:
         RecordError: the first turn, role, part or number of places that breaks the contract, by its field.
@@ -37,19 +38,13 @@ def read_messages(raw: object, image_count: int | None) -> tuple[Message, ...]:
         raise RecordError(f"{found}; expected a list of turns that ends with the assistant's", field="messages")
     messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(raw))
     check_turns([message.role for message in messages])
-    return messages if image_count is None else with_places(messages, image_count)
+    unknown = image_count is None or video_count is None
+    return messages if unknown else with_places(messages, image_count or 0, video_count=video_count or 0)
 
 
 def write_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """The turns as JSON values, which is also how chat templates take them; a turn of text alone is one string."""
     return [{"role": message.role, "content": _written(message.parts)} for message in messages]
-
-
-def unread_key(key: str, known: Sequence[str]) -> RecordError:
-    """The error for a key of a record that is none of ``known``; video is named as what is not read yet."""
-    if key in ("video", "videos"):
-        return RecordError(f"is given, but {NO_VIDEO}", field=key)
-    return unknown_key(key, known, "")
 
 
 def without_images(raw: Mapping[str, Any]) -> list[RecordError]:
@@ -74,22 +69,24 @@ def check_turns(roles: Sequence[str], where: str = "messages", key: str = "role"
         raise RecordError(found, field=f"{where}[{len(roles) - 1}].{key}")
 
 
-def with_places(messages: Sequence[Message], image_count: int, where: str = "messages") -> tuple[Message, ...]:
-    """The turns with exactly ``image_count`` image places; without any, all images come before the first user text.
+def with_places(
+    messages: Sequence[Message], image_count: int, where: str = "messages", *, video_count: int = 0
+) -> tuple[Message, ...]:
+    """The turns with exactly so many places of images and videos; without any, all come before the first user text.
 
     Raises:
         RecordError: when there is another number of places.
     """
-    places = sum(part == IMAGE for message in messages for part in message.parts)
-    if places not in (0, image_count):
-        raise RecordError(
-            f"has {places} image place{'s' * (places != 1)} but images has {image_count}; expected one place for each",
-            field=where,
-        )
-    if places == image_count:
+    places = [part for message in messages for part in message.parts if isinstance(part, Place)]
+    for place, count in ((IMAGE, image_count), (VIDEO, video_count)):
+        found = places.count(place)
+        if places and found != count:
+            message = f"has {found} {place.kind} place{'s' * (found != 1)} but {place.kind}s has {count}"
+            raise RecordError(f"{message}; expected one place for each", field=where)
+    if places or not image_count + video_count:
         return tuple(messages)
     first = next(index for index, message in enumerate(messages) if message.role == "user")
-    shown = replace(messages[first], parts=(*[IMAGE] * image_count, *messages[first].parts))
+    shown = replace(messages[first], parts=(*[IMAGE] * image_count, *[VIDEO] * video_count, *messages[first].parts))
     return (*messages[:first], shown, *messages[first + 1 :])
 
 
@@ -102,6 +99,13 @@ def joined(parts: Iterable[str | Place]) -> tuple[str | Place, ...]:
         elif part != "":
             kept.append(part)
     return tuple(kept)
+
+
+def check_speaker(kind: str, role: Role, where: str) -> None:
+    """Refuse an image or a video in a turn that is not the user's."""
+    if role != "user":
+        a = "an" if kind == "image" else "a"
+        raise RecordError(f"is {a} {kind} in a turn of the {role}; {kind}s stand in user turns", field=where)
 
 
 def is_blank(parts: Sequence[str | Place]) -> bool:
@@ -124,7 +128,7 @@ def _message(item: object, where: str) -> Message:
 
 def _content(value: object, role: Role, where: str) -> tuple[str | Place, ...]:
     if not isinstance(value, str | list):
-        raise RecordError(f"is {describe(value)}; expected text, or a list of text and image parts", field=where)
+        raise RecordError(f"is {describe(value)}; expected text, or a list of text, image and video parts", field=where)
     texts = [value] if isinstance(value, str) else (_part(p, role, f"{where}[{i}]") for i, p in enumerate(value))
     parts = joined(texts)
     if is_blank(parts):
@@ -134,22 +138,19 @@ def _content(value: object, role: Role, where: str) -> tuple[str | Place, ...]:
 
 def _part(item: object, role: Role, where: str) -> str | Place:
     if not isinstance(item, dict):
-        raise RecordError(f"is {describe(item)}; expected a part with a type, text or image", field=where)
+        raise RecordError(f"is {describe(item)}; expected a part with a type: text, image or video", field=where)
     kind = item.get("type")
-    if kind in ("video", "video_url"):
-        raise RecordError(f'is "{kind}", but {NO_VIDEO}', field=f"{where}.type")
-    if kind not in ("text", "image"):
+    if kind not in ("text", *PLACES):
         found = f'is "{kind}"' if isinstance(kind, str) else "is missing" if kind is None else f"is {describe(kind)}"
-        raise RecordError(f"{found}; expected text or image", field=f"{where}.type")
+        raise RecordError(f"{found}; expected text, image or video", field=f"{where}.type")
     known = TEXT_KEYS if kind == "text" else PLACE_KEYS
     for key in item:
         if key not in known:
-            hint = "" if kind == "text" else "; an image place holds nothing, its file is the next of images"
+            hint = "" if kind == "text" else f"; such a place holds nothing, its file is the next of {kind}s"
             raise RecordError(f"is not a known key of a part of type {kind}{hint}", field=f"{where}.{key}")
-    if kind == "image":
-        if role != "user":
-            raise RecordError(f"is an image in a turn of the {role}; images stand in user turns", field=where)
-        return IMAGE
+    if kind in PLACES:
+        check_speaker(kind, role, where)
+        return PLACES[kind]
     if not isinstance(item.get("text"), str):
         raise RecordError(f"is {describe(item.get('text'))}; expected text", field=f"{where}.text")
     return item["text"]

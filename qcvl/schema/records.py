@@ -4,7 +4,8 @@
      "objects": [{"bbox_2d": [x1, y1, x2, y2], "desc": "…"}, …]}
 
 Coordinates are pixels of the stored image after EXIF orientation with continuous edges. Only ``images`` is required,
-and not even that of a record with ``messages``, which may be text alone (see ``schema.messages``).
+and not even that of a record with ``messages``, which may be text alone (see ``schema.messages``) or about ``videos``
+(see ``schema.videos``).
 """
 
 import json
@@ -22,6 +23,7 @@ from qcvl.schema.lines import Line, as_annotation, located, read_line
 from qcvl.schema.messages import write_messages
 from qcvl.schema.objects import write_shape
 from qcvl.schema.types import URLS, Annotation, ImageValue, Message
+from qcvl.schema.videos import Video, write_video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class Record:
     A record made in Python may hold bytes, arrays or PIL images in ``images``; only strings can be written as JSON.
     ``sizes`` holds ``(width, height)`` per image, or nothing when the line gives none. ``annotated`` is False when the
     line has no ``objects`` key at all: a photo nobody labelled, which is not the same as a photo without objects.
-    ``messages`` is a conversation, beside which ``images`` may be empty.
+    ``messages`` is a conversation, beside which ``images`` may be empty, and the only one to show ``videos``.
     """
 
     images: tuple[ImageValue, ...]
@@ -41,6 +43,7 @@ class Record:
     summary: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
+    videos: tuple[Video, ...] = ()
     path: Path | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -67,6 +70,7 @@ class Record:
             summary=said.summary,
             metadata=said.metadata,
             messages=said.messages,
+            videos=said.videos,
             path=None if path is None else Path(path),
             line=line,
         )
@@ -82,6 +86,8 @@ class Record:
             raw["summary"] = self.summary
         if self.metadata:
             raw["metadata"] = dict(self.metadata)
+        if self.videos:
+            raw["videos"] = [write_video(video) for video in self.videos]
         if self.messages:
             raw["messages"] = write_messages(self.messages)
         if self.annotated:
@@ -103,6 +109,11 @@ class Record:
         if isinstance(value, str) and value.startswith(URLS):
             return value
         return (self.path.parent if self.path else Path()) / value
+
+    def video_files(self, index: int) -> tuple[Path, ...]:
+        """Where the files of one video lie, found as those of images are."""
+        folder = self.path.parent if self.path else Path()
+        return tuple(folder / name for name in self.videos[index].files)
 
 
 def geometry_json(annotation: Annotation, image_count: int = 1) -> dict[str, Any]:

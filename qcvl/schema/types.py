@@ -29,10 +29,10 @@ class Annotation:
 class Place:
     """Where a medium stands in a turn: the record's media of this kind fill its places in order, one each."""
 
-    kind: Literal["image"]
+    kind: Literal["image", "video"]
 
 
-IMAGE = Place("image")
+IMAGE, VIDEO = Place("image"), Place("video")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,19 @@ class Message:
     parts: tuple[str | Place, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames of a video that are seen, uint8 RGB ``[T, H, W, 3]``, and when.
+
+    ``seconds [T]`` are counted from the first frame of the whole video. ``fps`` is how many of the frames seen make a
+    second.
+    """
+
+    frames: np.ndarray
+    seconds: np.ndarray
+    fps: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Decoded pixels and what the answer should say about them.
@@ -50,9 +63,9 @@ class Sample:
     ``images`` are uint8 RGB arrays ``[H, W, 3]`` after EXIF orientation. ``kept_indices[k]`` is the index in the record
     of the object that became ``annotations[k]`` and ``coverages[k]`` the share of it that is still in the frame.
     ``keep_vertex_order`` says that the order of a shape's points carries meaning, as the first corner of a text does.
-    ``messages`` are what a chat sample says; it may be without images. ``summaries`` are those of photos that are
-    spoken of together and judged apart (see ``data.samples.joined``), one each; empty for the sample of one record.
-    ``telemetry`` counts what augmentation did
+    ``messages`` are what a chat sample says; it may be without images, and alone may have ``videos``, whose frames are
+    resized already. ``summaries`` are those of photos that are spoken of together and judged apart (see
+    ``data.samples.joined``), one each; empty for the sample of one record. ``telemetry`` counts what augmentation did
     (``{"rotate/applied": 1, …}``).
     """
 
@@ -62,6 +75,7 @@ class Sample:
     summary: str | None = None
     summaries: tuple[str | None, ...] = ()
     messages: tuple[Message, ...] = ()
+    videos: tuple[Clip, ...] = ()
     kept_indices: tuple[int, ...] = ()
     coverages: tuple[float, ...] = ()
     telemetry: Mapping[str, float] = field(default_factory=dict)

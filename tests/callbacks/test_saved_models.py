@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from qcvl.data.chat import ask, encode_question
-from qcvl.data.encode import patchify
+from qcvl.data.media import patchify
 from qcvl.models.forward import normalised
 from tests.callbacks.conftest import QUIET
 from tests.conftest import photo

@@ -96,8 +96,19 @@ def test_the_official_command_gives_towers_budget_and_step_size(sample, composed
     assert left["deepspeed"] == "no counterpart" and "convert" in left["dataset_use"]
 
 
+def test_what_other_trainers_say_of_videos_is_set_for_ours():
+    names = {"max_frames": 256, "min_frames": 8, "max_pixels": 40_000, "min_pixels": 3_000, "fps": 2.0}
+    recipe = translate({f"video_{name}": value for name, value in names.items()} | {"video_backend": "decord"})
+    assert {key: value for key, value in recipe.settings.items() if key.startswith("data.video")} == {
+        f"data.video.{name}": value for name, value in names.items()
+    }
+    assert ("video_backend", "decord", "videos are read by PyAV") in recipe.left
+    assert translate({"fps": 4}).settings["data.video.fps"] == 4
+
+
 def test_lmms_trains_all_towers_unless_modules_are_frozen(sample, composed):
     cfg = composed(sample("lmms_qwen3_vl.yaml"))
+    assert (cfg.data.video.max_pixels, cfg.data.video.max_frames, cfg.data.video.fps) == (50_176, 512, 1)
     assert list(cfg.stage.towers) == ["vision", "aligner", "llm"] and cfg.trainer.max_steps == 1000
     assert cfg.callbacks.checkpoint.every_n_train_steps == 1000 and cfg.logger.wandb.name == "qwen3_vl_training"
     assert cfg.data.overlong == "drop" and cfg.lr_scheduler.min_lr == 0

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from qcvl.data.reading import file_name, find_reader, told_apart
+from qcvl.data.reading import file_name, find_reader, renamed, told_apart
 from qcvl.schema.records import Record
 
 FORMATS = ("qwen_conversations", "messages", "ms_swift", "sharegpt")
-VIDEO, AUDIO = "video is not read yet", "audio is not read"
+AUDIO = "audio is not read"
 
 
 def spoken(record: Record) -> list[tuple]:
@@ -36,6 +36,13 @@ def grounding(answer, objects, asked="<image>Find the <ref-object>", images=("bo
 
 
 def opened(name: str, path: Path, folder: Path) -> list[Record]:
-    """The records a reader makes of a file, with their photos named from ``folder``."""
+    """The records a reader makes of a file, with their photos and videos named from ``folder``."""
     found, _ = told_apart(find_reader(name)(path, "train", None))
-    return [replace(record, images=tuple(file_name(image, folder) for image in record.images)) for record in found]
+    return [
+        replace(
+            record,
+            images=tuple(file_name(image, folder) for image in record.images),
+            videos=renamed(record.videos, lambda file: file_name(file, folder)),
+        )
+        for record in found
+    ]

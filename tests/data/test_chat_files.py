@@ -8,7 +8,9 @@ from PIL import Image
 
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.records import Record
-from tests.data.chat_samples import VIDEO, as_read_again, opened
+from qcvl.schema.types import VIDEO
+from qcvl.schema.videos import Video
+from tests.data.chat_samples import as_read_again, opened
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,7 @@ def test_of_the_multimodal_examples_of_ms_swift_each_is_read_or_refused_by_name(
     starts = {
         0: "messages[1].loss is false",
         6: 'messages[0].role is "assistant"; expected "user"',
-        7: f"videos is given, but {VIDEO}",
-        9: f"videos is given, but {VIDEO}",
+        7: 'messages[0].role is "assistant"; expected "user"',
         10: "messages[2].content holds the tag <image>, but images stand in user turns",
     }
     assert refused.keys() == starts.keys() and len(found) == 11
@@ -87,12 +88,15 @@ def test_of_the_printed_examples_of_qwen_the_sound_ones_are_read(shared_data, tm
             found.append(len(opened("qwen_conversations", path, tmp_path)))
         except RecordError as problem:
             found.append(str(problem).removeprefix(f"{path}:"))
-    assert found[:2] + found[4:] == [1, 1, 2]
-    assert found[2].startswith(f" video is given, but {VIDEO}")
+    assert found[:3] + found[4:] == [1, 1, 1, 2]
     assert found[3].startswith("10: is not valid JSON")  # quotes inside a text, as printed
 
 
-def test_the_video_examples_of_qwen_are_refused_by_name(shared_data, tmp_path):
+def test_the_video_examples_of_qwen_are_read(shared_data, tmp_path):
     path = shared_data("formats") / "qwen-vl-finetune/demo/video.json"
-    with pytest.raises(DataError, match=rf"video\.json: \[0\]\.video is given, but {VIDEO}"):
-        opened("qwen_conversations", path, tmp_path)
+    records = opened("qwen_conversations", path, path.parent)
+    assert [record.videos for record in records] == [
+        (Video(sample["video"]),) for sample in json.loads(path.read_text())
+    ]
+    assert all(record.messages[0].parts[0] == VIDEO for record in records)
+    assert [as_read_again(record) for record in records] == records

@@ -7,8 +7,9 @@ import pytest
 
 from qcvl.data import formats
 from qcvl.errors import RecordError
-from qcvl.schema.types import IMAGE
-from tests.data.chat_samples import AUDIO, FORMATS, VIDEO, as_read_again, grounding, opened, part, spoken, talk
+from qcvl.schema.types import IMAGE, VIDEO
+from qcvl.schema.videos import Video
+from tests.data.chat_samples import AUDIO, FORMATS, as_read_again, grounding, opened, part, spoken, talk
 
 
 def test_conversations_show_each_image_where_its_tag_stands(read):
@@ -57,11 +58,14 @@ def test_a_system_text_stands_beside_the_turns_or_first_among_them(read, beside)
         (talk("<image><image>Q", "A", image="a"), "conversations[0].value has a place for one image more than"),
         (talk("<image>Q", "A", image=["a", "b"]), "conversations have places for 1 of 2 images; expected one for each"),
         (talk("Q", "<image>A", image="a"), "conversations[1].value holds the tag <image>, but images stand in"),
-        (talk("<video>Q", "A"), f"conversations[0].value holds the tag <video>, but {VIDEO}"),
-        (talk("Q", "<video>"), f"conversations[1].value holds the tag <video>, but {VIDEO}"),
+        (talk("<video>Q", "A"), "conversations[0].value has a place for one video more than the 0 listed videos"),
+        (talk("<video>Q", "A", video=["a", "b"]), "conversations have places for 1 of 2 videos; expected one for each"),
+        (talk("<image>Q", "A", video="a.mp4"), "conversations[0].value has a place for one image more than the 0"),
+        (talk("Q", "<video>", video="a"), "conversations[1].value holds the tag <video>, but videos stand in user"),
         (talk("<audio>Q", "A"), f"conversations[0].value holds the tag <audio>, but {AUDIO}"),
-        (talk("Q", "A", video="a.mp4"), f"video is given, but {VIDEO}"),
-        (talk("Q", "A", videos=["a.mp4"]), f"videos is given, but {VIDEO}"),
+        (talk("<video>Q", "A", video=3), "video is the number 3; expected the path of a video"),
+        (talk("<video>Q", "A", videos=[["a.jpg", 3]]), "videos[0][1] is the number 3; expected the path of a frame"),
+        (talk("<video>Q", "A", video="http://h/a.mp4"), "video is a URL (http://h/a.mp4); download the video first"),
         (talk("Q", "A", audios=["a.wav"]), f"audios is given, but {AUDIO}"),
         (talk("Q", "A", tools='[{"name": "x"}]'), "tools are given, but calls of tools are not trained"),
         (talk("Q"), 'conversations[0].from is "user"; expected a last turn of the assistant'),
@@ -121,7 +125,23 @@ def test_sharegpt_keeps_the_text_around_a_tag_as_it_is(read, form):
         ("S",), (IMAGE, "\nWho? "), ("Ann.",), ("And ", IMAGE, "?"), ("Bob.",)
     ]  # fmt: skip
     assert record.images == ("in/a.jpg", "in/b.jpg")
-    assert record.metadata == {"tools": "", "videos": []}
+    assert record.metadata == {"tools": ""} and record.videos == ()
+
+
+@pytest.mark.parametrize("name", ["qwen_conversations", "sharegpt", "ms_swift"])
+@pytest.mark.parametrize(
+    "listed", [{"videos": ["a.mp4", ["f0.jpg", "f1.jpg"]]}, {"video": ["a.mp4", ["f0.jpg", "f1.jpg"]]}]
+)
+def test_a_video_tag_shows_the_next_video_a_file_or_its_frames(read, name, listed):
+    (record,) = read(name, talk("<video><image> and <video>?", "A", image="b.jpg", **listed))
+    assert record.videos == (Video("in/a.mp4"), Video(("in/f0.jpg", "in/f1.jpg"))) and record.images == ("in/b.jpg",)
+    assert [part for part in record.messages[0].parts if part in (IMAGE, VIDEO)] == [VIDEO, IMAGE, VIDEO]
+    assert as_read_again(record) == record
+
+
+def test_of_ms_swift_videos_without_a_tag_come_first(read):
+    (record,) = read("ms_swift", talk("Q", "A", form="messages", videos=["a.mp4"], images=["b.jpg"]))
+    assert spoken(record)[0] == ("user", (IMAGE, VIDEO, "Q"))
 
 
 def test_every_reader_is_a_format_of_convert():

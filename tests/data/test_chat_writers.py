@@ -18,8 +18,9 @@ from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
 from qcvl.schema.answer import DEFAULT_FORMAT
 from qcvl.schema.records import Record, read_records
-from qcvl.schema.types import IMAGE, Annotation, Message
-from tests.conversations import TEXTS, chats
+from qcvl.schema.types import IMAGE, VIDEO, Annotation, Message
+from qcvl.schema.videos import Video
+from tests.conversations import FILES, TEXTS, VIDEOS, chats
 from tests.data.chat_samples import opened
 
 WRITERS = ("qwen_conversations", "messages")
@@ -47,12 +48,12 @@ def there_and_back(tmp_path_factory):
     return run
 
 
-@given(records=st.lists(chats(metadata=METADATA), min_size=1, max_size=3))
+@given(records=st.lists(chats(metadata=METADATA, videos=VIDEOS), min_size=1, max_size=3))
 def test_messages_read_back_as_the_records_they_were(there_and_back, records):
     assert there_and_back("messages", records) == [records, records]
 
 
-@given(records=st.lists(chats(texts=UNTAGGED, metadata=METADATA), min_size=1, max_size=3))
+@given(records=st.lists(chats(texts=UNTAGGED, metadata=METADATA, videos=FILES), min_size=1, max_size=3))
 def test_conversations_read_back_as_the_records_they_were(there_and_back, records):
     assert there_and_back("qwen_conversations", records) == [records, records]
 
@@ -99,6 +100,30 @@ def test_the_forms_are_those_the_other_tools_document(tmp_path):
             {"role": "assistant", "content": "Yes."},
         ]
     }
+
+
+def test_conversations_say_which_video_they_cannot_hold_as_it_is(tmp_path):
+    videos = (Video("a.mp4", {"fps": 2.0, "video_end": 3.0}), Video(("f0.jpg", "f1.jpg")))
+    asked = Message("user", (VIDEO, VIDEO, "What happens?"))
+    record = Record(images=(), videos=videos, messages=(asked, TALK[1]), annotated=False)
+    notices = module("qwen_conversations").write_chats([record], tmp_path / "out.json")
+    assert [notice.reason.split(",")[0] for notice in notices] == ["fps", "a video of single photos"]
+    (read,) = opened("qwen_conversations", tmp_path / "out.json", tmp_path)
+    assert read == replace(record, videos=(Video("a.mp4"), videos[1]))
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "jsonl"])
+def test_videos_are_named_from_the_new_files_folder(tmp_path, name):
+    asked = [{"type": "video"}] * 2 + [{"type": "text", "text": "Q"}]
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": "A"}]
+    (tmp_path / "data").mkdir()
+    line = json.dumps({"videos": ["clips/a.mp4", ["/elsewhere/0.jpg", "../1.jpg"]], "messages": turns})
+    (tmp_path / "data/all.jsonl").write_text(line)
+    records = list(module("jsonl").to_records(tmp_path / "data/all.jsonl", "train", None))
+    writer = module(name).write if name == "jsonl" else module(name).write_chats
+    writer(records, tmp_path / "out.jsonl")
+    (record,) = opened(name, tmp_path / "out.jsonl", tmp_path)
+    assert record.videos == (Video("data/clips/a.mp4"), Video(("/elsewhere/0.jpg", "1.jpg")))
 
 
 @pytest.mark.parametrize("name", WRITERS)

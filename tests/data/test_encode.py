@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from qcvl.data.chat import IGNORE
-from qcvl.data.encode import Encoder, patchify, true_answer
+from qcvl.data.encode import Encoder, true_answer
 from qcvl.data.label_kinds import LABEL_KINDS
+from qcvl.data.media import patchify
 from qcvl.errors import DataError
 from qcvl.geometry.shapes import Shape
 from qcvl.losses.grounding_targets import grounding_targets

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from qcvl.data.samples import load_photo
-from qcvl.schema.types import IMAGE
-from tests.data.chat_samples import AUDIO, VIDEO, as_read_again, opened, part, spoken, talk
+from qcvl.schema.types import IMAGE, VIDEO
+from qcvl.schema.videos import Video
+from tests.data.chat_samples import AUDIO, as_read_again, opened, part, spoken, talk
 
 
 def test_messages_name_their_images_in_any_way_users_write_them(read):
@@ -58,8 +59,12 @@ def test_a_tag_in_messages_is_text(read):
         ([part("text", text="Q", image="a.jpg")], {}, "[0].image does not belong to a part of type text"),
         ([{"text": "Q"}], {}, "[0].type is missing; expected text, image, image_url"),
         ([part("input_image", image_url="a.jpg")], {}, '[0].type is "input_image"; expected text, image, image_url'),
-        ([part("video", video="a.mp4")], {}, f'[0].type is "video", but {VIDEO}'),
-        ([part("video_url", video_url={"url": "a.mp4"})], {}, f'[0].type is "video_url", but {VIDEO}'),
+        ([part("video", video=3)], {}, "[0].video is the number 3; expected the path of a video"),
+        ([part("video", video="a", fps=0)], {}, "[0].fps is the number 0; expected a number above 0"),
+        ([part("video", video="a", fps=1, nframes=2)], {}, "[0].nframes is given beside fps; expected one of them"),
+        ([part("video_url", video_url={"href": "a"})], {}, "[0].video_url.url is missing; expected the path of a vid"),
+        ([part("video_url", video="a.mp4")], {}, "[0].video does not belong to a part of type video_url"),
+        ([part("video")], {}, "[0] has a place for one video more than the 0 listed videos; expected one for each"),
         ([part("input_audio", input_audio={})], {}, f'[0].type is "input_audio", but {AUDIO}'),
         ([part("audio", audio="a.wav")], {}, f'[0].type is "audio", but {AUDIO}'),
         (["Q"], {}, "[0] is the string 'Q'; expected a part with a type"),
@@ -72,6 +77,25 @@ def test_a_tag_in_messages_is_text(read):
 def test_what_messages_cannot_hold_is_refused_by_name(refusal, asked, fields, message):
     sample = talk(asked, "A", form="messages", **fields)
     assert refusal("messages", sample).startswith(f"messages[0].content{message}")
+
+
+def test_videos_are_named_by_their_parts_with_options_or_listed(read):
+    asked = [
+        part("video_url", video_url={"url": "file:///data/a%20b.mp4"}),
+        part("video", video=["f0.jpg", "f1.jpg"], sample_fps="2"),
+        part("image", image="c.jpg"),
+        part("video", video="d.gif", nframes=4, video_start=1.5, max_pixels=50176),
+        part("video"),
+    ]
+    (record,) = read("messages", talk(asked, "A", form="messages", videos=["e.webm"]))
+    assert record.videos == (
+        Video("/data/a b.mp4"),
+        Video(("in/f0.jpg", "in/f1.jpg"), {"sample_fps": 2.0}),
+        Video("in/d.gif", {"nframes": 4, "video_start": 1.5, "max_pixels": 50176}),
+        Video("in/e.webm"),
+    )
+    assert spoken(record)[0] == ("user", (VIDEO, VIDEO, IMAGE, VIDEO, VIDEO))
+    assert as_read_again(record) == record
 
 
 def test_images_in_answers_and_images_left_over_are_refused(refusal):

@@ -1,6 +1,7 @@
 """Frames of real clips: which ones, at what times, turned and resized, and what is said of damaged ones."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from tests.conftest import photo
 av = pytest.importorskip("av")
 
 FACTOR = 32
-USUAL = {"fps": 1.0, "min_frames": 1, "max_frames": 512, "min_pixels": 1024, "max_pixels": 50_176}
-USUAL |= {"total_pixels": 512 * 50_176}
+USUAL = {"fps": 1.0, "num_frames": None, "min_frames": 1, "max_frames": 512, "min_pixels": 1024, "max_pixels": 50_176}
+USUAL |= {"total_pixels": 512 * 50_176, "backend": "pyav"}
 
 
 def sampling(**changes) -> VideoSampling:
@@ -154,5 +155,49 @@ def test_damage_is_named_with_what_could_be_read(clips, tmp_path):
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(ConfigError, match="min_frames 9 is above max_frames 3"):
+    with pytest.raises(
+        ConfigError, match="video.min_frames 9 is above video.max_frames 3; expected the smaller number"
+    ):
         sampling(min_frames=9, max_frames=3)
+
+
+class Reader:
+    """Stands in for decord's: frames of one file, as many as it says."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return self.frames
+
+
+def test_decord_gives_the_frames_and_times_of_pyav(clips, monkeypatch):
+    decord = pytest.importorskip("decord")
+    folder, known = clips
+    used = []
+    reader = decord.VideoReader
+    monkeypatch.setattr(decord, "VideoReader", lambda *args: used.append(args) or reader(*args))
+    for name, facts in known.items():
+        if facts.get("decode_error"):
+            with pytest.raises(DataError, match="decord cannot decode .*corrupted.mp4: it is damaged, or PyAV can"):
+                read_clip(folder / name, sampling(fps=100, backend="decord"), FACTOR)
+            continue
+        used.clear()
+        ours = read_clip(folder / name, sampling(fps=3), FACTOR)
+        assert not used
+        theirs = read_clip(folder / name, sampling(fps=3, backend="decord"), FACTOR)
+        assert used.pop() == (str(folder / name),)
+        blank = read_clip(folder / name, sampling(fps=3, backend="decord"), FACTOR, decode=False)
+        assert not used and blank.frames.shape == theirs.frames.shape
+        assert np.array_equal(ours.frames, theirs.frames), name
+        assert np.array_equal(ours.seconds, theirs.seconds) and ours.fps == theirs.fps
+    monkeypatch.setattr(decord, "VideoReader", lambda path: Reader(149))
+    with pytest.raises(DataError, match="decord counts 149 frames and PyAV 150; set data.video.backend=pyav"):
+        read_clip(folder / "clip_a.mp4", sampling(backend="decord"), FACTOR)
+
+
+def test_without_decord_its_choice_says_how_to_get_it(clips, monkeypatch):
+    folder, _ = clips
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ConfigError, match="data.video.backend=decord needs decord; run pip install"):
+        read_clip(folder / "clip_a.mp4", sampling(backend="decord"), FACTOR)

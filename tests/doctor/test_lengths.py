@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from qcvl import config
 from qcvl.data.encode import Encoder
 from qcvl.data.samples import build_sample
+from qcvl.data.video import VideoSampling
 from qcvl.doctor.lengths import Lengths
 from qcvl.doctor.reading import read_blocks
 from qcvl.doctor.survey import check_data
 from qcvl.models.light import LightTokenizer
 from qcvl.schema.answer import DEFAULT_FORMAT
+from tests.conftest import choice
 
 
 @pytest.fixture(params=["norm1000", "none"])
@@ -29,7 +31,8 @@ def answer_format(request):
 
 @pytest.fixture
 def lengths(small_model, prompts, answer_format):
-    limits = {"limit": 4096, "severity": "error", "pairing": None}
+    video = VideoSampling(**choice("data/jsonl.yaml")["video"])
+    limits = {"limit": 4096, "severity": "error", "pairing": None, "video": video}
     return Lengths(model=small_model(max_cells=9), prompts=prompts, answer=answer_format, **limits)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qcvl.data.chat import ask, encode_question
-from qcvl.data.encode import patchify
+from qcvl.data.media import patchify
 from qcvl.inference import generate as generation
 from qcvl.inference.generate import Sampler, generate
 from qcvl.models.forward import normalised

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from qcvl.data.chat import ask, encode_question
-from qcvl.data.encode import patchify
+from qcvl.data.media import patchify
 from qcvl.data.written import rescale
 from qcvl.errors import DataError
 from qcvl.geometry.shapes import Shape

@@ -16,7 +16,7 @@ from tests.data.hostile import HOSTILE
 
 SYSTEM = {"role": "system", "content": "S"}
 QUESTION, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
-PLACE = {"type": "image"}
+PLACE, VIDEO_PLACE = {"type": "image"}, {"type": "video"}
 BOX = {"bbox_2d": [1, 2, 3, 4], "desc": "clip"}
 
 
@@ -116,12 +116,15 @@ def test_what_other_tools_read_as_a_tag_is_text(text):
         ((SYSTEM, ANSWER), 'messages[1].role is "assistant"; expected "user"'),
         ((QUESTION,), 'messages[0].role is "user"; expected a last turn of the assistant, the answer that is trained'),
         ((SYSTEM,), 'messages[0].role is "system"; expected a last turn of the assistant'),
-        ((QUESTION, {"role": "assistant"}), "messages[1].content is null; expected text, or a list of text and image"),
+        ((QUESTION, {"role": "assistant"}), "messages[1].content is null; expected text, or a list of text"),
         ((QUESTION, {"role": "assistant", "content": " \n"}), "messages[1].content is empty; expected what the assist"),
         ((user(), ANSWER), "messages[0].content is empty; expected what the user says"),
-        ((user("x"), ANSWER), "messages[0].content[0] is the string 'x'; expected a part with a type, text or image"),
-        ((user({"text": "x"}), ANSWER), "messages[0].content[0].type is missing; expected text or image"),
-        ((user({"type": "image_url"}), ANSWER), 'messages[0].content[0].type is "image_url"; expected text or image'),
+        ((user("x"), ANSWER), "messages[0].content[0] is the string 'x'; expected a part with a type: text"),
+        ((user({"text": "x"}), ANSWER), "messages[0].content[0].type is missing; expected text, image or video"),
+        (
+            (user({"type": "image_url"}), ANSWER),
+            'messages[0].content[0].type is "image_url"; expected text, image or video',
+        ),
         ((user({"type": "text"}), ANSWER), "messages[0].content[0].text is null; expected text"),
         (
             (user({"type": "text", "text": "x", "url": "y"}), ANSWER),
@@ -129,17 +132,19 @@ def test_what_other_tools_read_as_a_tag_is_text(text):
         ),
         (
             (user({"type": "image", "url": "a.jpg"}), ANSWER),
-            "messages[0].content[0].url is not a known key of a part of type image; an image place holds nothing, "
+            "messages[0].content[0].url is not a known key of a part of type image; such a place holds nothing, "
             "its file is the next of images",
         ),
         (
             (user(PLACE), {"role": "assistant", "content": [PLACE]}),
             "messages[1].content[0] is an image in a turn of the assistant; images stand in user turns",
         ),
+        ((user({"type": "audio"}), ANSWER), 'messages[0].content[0].type is "audio"; expected text, image or video'),
         (
-            (user({"type": "video"}), ANSWER),
-            'messages[0].content[0].type is "video", but video is not read yet: leave the record out',
+            (user(VIDEO_PLACE), {"role": "assistant", "content": [VIDEO_PLACE]}),
+            "messages[1].content[0] is a video in a turn of the assistant; videos stand in user turns",
         ),
+        ((user(VIDEO_PLACE), ANSWER), "messages has 1 video place but videos has 0; expected one place for each"),
         ((user(PLACE), ANSWER), "messages has 1 image place but images has 0; expected one place for each"),
     ],
 )
@@ -159,11 +164,6 @@ def test_places_and_images_must_be_as_many():
     assert refusal(line(asked, ANSWER, images=["a"] * 3)).startswith("messages has 2 image places but images has 3")
 
 
-@pytest.mark.parametrize("key", ["video", "videos"])
-def test_video_is_named_as_what_is_not_read_yet(key):
-    assert refusal(line(QUESTION, ANSWER, **{key: ["a.mp4"]})).startswith(f"{key} is given, but video is not read yet")
-
-
 @pytest.mark.parametrize(
     "fields", [{"objects": [BOX]}, {"objects": []}, {"summary": "one clip"}, {"width": 9, "height": 9}]
 )
@@ -179,9 +179,9 @@ def test_images_are_still_needed_without_messages():
 
 def test_a_check_names_a_broken_conversation_beside_what_else_is_wrong(tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text(line(QUESTION, images=[], videos=["a.mp4"], metadata=3) + "\n" + line(QUESTION, ANSWER) + "\n")
+    path.write_text(line(QUESTION, images=[], videos=[3], metadata=3) + "\n" + line(QUESTION, ANSWER) + "\n")
     problems = [str(problem).removeprefix(f"{path}:") for problem in problems_in(path)]
-    assert [problem.split()[1] for problem in problems] == ["videos", "metadata", "messages[0].role"]
+    assert [problem.split()[1] for problem in problems] == ["metadata", "videos[0]", "messages[0].role"]
     assert all(problem.startswith("1: ") for problem in problems)
 
 

@@ -13,6 +13,7 @@ from qcvl.models.towers import TOWERS
 SAME = {
     "adam_epsilon": "optimizer.eps",
     "dataloader_num_workers": "data.num_workers",
+    "fps": "data.video.fps",
     "global_max_length": "global_max_length",
     "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
     "gradient_checkpointing": "model.gradient_checkpointing",
@@ -30,6 +31,11 @@ SAME = {
     "per_device_eval_batch_size": "data.val_batch_size",
     "per_device_train_batch_size": "data.batch_size",
     "seed": "seed",
+    "video_fps": "data.video.fps",
+    "video_max_frames": "data.video.max_frames",
+    "video_max_pixels": "data.video.max_pixels",
+    "video_min_frames": "data.video.min_frames",
+    "video_min_pixels": "data.video.min_pixels",
     "warmup_ratio": "lr_scheduler.warmup_ratio",
     "warmup_steps": "lr_scheduler.warmup_steps",
     "weight_decay": "optimizer.weight_decay",
@@ -52,8 +58,8 @@ REASONS = {
     "num_processes": "add trainer.devices=N strategy=ddp to the command",
     "processor_": "tokenizer, template and image processor are those of the model",
     "modules_to_save": "the aligner's weights are trained in full where the stage moves that tower",
-    "video_": "video is not read",
-    "fps": "video is not read",
+    "video_backend": "videos are read by PyAV",
+    "video_sampling_strategy": "by data.video.fps, or by data.video.num_frames where that is given",
     "attn_impl": "model.attn=auto takes flash-attn where it is",
 }
 NOTHING = "no counterpart"

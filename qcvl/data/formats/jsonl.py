@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from qcvl.data.reading import Notice, Split, file_name, located
+from qcvl.data.reading import Notice, Split, file_name, located, renamed
 from qcvl.schema.records import Record, read_records
 
 
@@ -16,8 +17,13 @@ def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
 
 def write(records: Sequence[Record], output: Path) -> list[Notice]:
     """Write one line a record; there is nothing a line cannot hold."""
+
+    def name(file: Any) -> str:
+        return file_name(file, output.parent)
+
     written = (
-        replace(record, images=tuple(file_name(image, output.parent) for image in record.images)) for record in records
+        replace(record, images=tuple(map(name, record.images)), videos=renamed(record.videos, name))
+        for record in records
     )
     output.write_text("".join(record.to_json() + "\n" for record in written), encoding="utf-8")
     return []

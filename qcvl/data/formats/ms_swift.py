@@ -7,8 +7,9 @@
     {"instruction": "…", "input": "…", "output": "…"}
     {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}
 
-Each ``<image>`` in a user turn shows the next of ``images`` (``<img>path</img>`` names its own); without any tag, all
-images come before the first user text. Paths are relative to the file.
+Each ``<image>`` in a user turn shows the next of ``images`` (``<img>path</img>`` names its own), each ``<video>`` the
+next of ``videos`` (a path, or a list of frames); without any tag, all media come before the first user text. Paths are
+relative to the file.
 
 ``<ref-object>`` and ``<bbox>`` in the texts are filled, in order, from ``objects`` as ms-swift does for Qwen with
 ``QWENVL_BBOX_FORMAT=new``: the name itself, and ``[x1, y1, x2, y2]`` in thousandths of the image, which Qwen3-VL was
@@ -23,11 +24,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from qcvl.data.foreign import Row, image_value, records_of, remaining
+from qcvl.data.foreign import Row, gallery_of, image_value, records_of, remaining
 from qcvl.data.formats.messages import read_parts
 from qcvl.data.images import image_size
 from qcvl.data.reading import Item, Split
-from qcvl.data.turns import Images, Turn, as_messages, listed_images, read_turns, refuse_other_media, split_tags
+from qcvl.data.turns import MEDIA_KEYS, Gallery, Turn, as_messages, read_turns, refuse_other_media, split_tags
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.objects import describe
 from qcvl.schema.records import Record
@@ -43,8 +44,7 @@ USED = (
     "instruction",
     "input",
     "output",
-    "images",
-    "image",
+    *MEDIA_KEYS,
     "objects",
 )
 GRID = 1000
@@ -55,9 +55,9 @@ _PLACEHOLDER = re.compile(r"<ref-object>|<bbox>")
 def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """Chat records of a file or folder; fields beside those above are kept in ``metadata``.
 
-    A RecordError stands in the place of a sample with video, audio or tools, a tag in an answer, another number of tags
-    than images or of placeholders than objects, a turn that is not to be trained, or turns in another order; it names
-    file, entry and field.
+    A RecordError stands in the place of a sample with audio or tools, a tag in an answer, another number of tags than
+    images or videos or of placeholders than objects, a turn that is not to be trained, or turns in another order; it
+    names file, entry and field.
     """
     return records_of(path, split, lambda row: _record(row, root or row.file.parent))
 
@@ -67,13 +67,12 @@ def _record(row: Row, base: Path) -> Record:
     refuse_other_media(fields)
     key = next((key for key in TURNS if key in fields), None)
     turns = read_turns(fields, key) if key else _asked(fields)
-    images = Images([image_value(value, base, name) for name, value in listed_images(fields)])
-    messages = as_messages(turns, [_parts(turn, images, base) for turn in turns])
-    placed = images.finished(messages, key or "query", in_front=True)
+    gallery = gallery_of(fields, base)
+    messages = as_messages(turns, [_parts(turn, gallery, base) for turn in turns])
+    placed = gallery.finished(messages, key or "query", in_front=True)
     if "objects" in fields:
-        placed = _filled(placed, Objects.read(fields["objects"], images.shown))
-    metadata = remaining(fields, USED)
-    return Record(images=tuple(images.shown), messages=placed, annotated=False, metadata=metadata)
+        placed = _filled(placed, Objects.read(fields["objects"], gallery.images.shown))
+    return gallery.record(placed, remaining(fields, USED))
 
 
 def _asked(fields: Mapping[str, Any]) -> list[Turn]:
@@ -97,9 +96,9 @@ def _asked(fields: Mapping[str, Any]) -> list[Turn]:
     return [*turns, Turn("user", said, question), Turn("assistant", fields[answer], answer)]
 
 
-def _parts(turn: Turn, images: Images, base: Path) -> tuple[str | Place, ...]:
+def _parts(turn: Turn, gallery: Gallery, base: Path) -> tuple[str | Place, ...]:
     if not isinstance(turn.said, str):
-        return read_parts(turn, images, base)
+        return read_parts(turn, gallery, base)
     pieces = _NAMED_IMAGE.split(turn.said)  # texts, and between them the images they name
     if len(pieces) > 1 and turn.role != "user":
         raise RecordError(
@@ -108,9 +107,9 @@ def _parts(turn: Turn, images: Images, base: Path) -> tuple[str | Place, ...]:
     parts: list[str | Place] = []
     for number, piece in enumerate(pieces):
         if number % 2:
-            parts.append(images.named(image_value(piece, base, turn.field)))
+            parts.append(gallery.images.named(image_value(piece, base, turn.field)))
         else:
-            parts += split_tags(Turn(turn.role, piece, turn.field), images, own_line=False)
+            parts += split_tags(Turn(turn.role, piece, turn.field), gallery, own_line=False)
     return tuple(parts)
 
 
