@@ -54,7 +54,7 @@ class Survey:
 
 
 def quick(data: Data) -> Survey:
-    """What training does first: every record and every photo's header."""
+    """What training does first: every record and every photo's header; of a stream, those of its first block."""
     return Survey(
         decode=False,
         copies=False,

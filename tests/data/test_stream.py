@@ -158,7 +158,7 @@ def test_only_row_groups_around_the_records_asked_for_are_read(tmp_path, monkeyp
     assert read == []  # places are known from the footer
     shuffled = [found[place] for place in np.random.default_rng(0).permutation(8)]
     assert sorted(names(stream, shuffled)) == [str(row) for row in range(715, 723)]
-    assert sorted(read) == [71, 72]  # each once, though the order goes to and fro between them
+    assert sorted(read) == [71, 72]  # each once, though the order goes back and forth between them
 
 
 def test_row_groups_at_hand_stay_within_about_the_rows_of_a_block(tmp_path):

@@ -237,6 +237,19 @@ def test_what_training_does_first_reads_no_pixels_and_looks_at_headers(check, wr
 TALK = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 
 
+@pytest.mark.parametrize(("bad", "named"), [(7, True), (520, False), (620, True)])
+def test_of_a_stream_what_training_does_first_looks_at_the_first_block(check, write, bad, named):
+    rows = [{**PHOTO, "objects": [BOX]}] * 700
+    rows[bad] = {**PHOTO, "objects": boxes((30, 10, 10, 20))}
+    source = write(*rows)
+    buffer = 3 if bad < 600 else 650  # at least 500 records are looked at
+    data = check.data_of(train={"s": source}, val=None, shuffle_buffer=buffer)
+    report = check_data(data, quick(data))
+    found = [(finding.code, str(finding.path), finding.line) for finding in report.findings]
+    assert found == ([("box-inverted", source.path, bad + 1)] if named else [])
+    assert report.sources["train/s"].records == (max(buffer, 500) - named)
+
+
 @pytest.mark.parametrize("sampling", ["dense", "mixed", "chat"])
 def test_a_file_of_conversations_needs_neither_objects_nor_summaries(check, sampling):
     report = check({"messages": TALK}, {"images": ["a.png"], "messages": TALK}, sampling=sampling, decode=True)
