@@ -15,6 +15,8 @@ STOP_SECONDS = 60  # what a scheduler grants between SIGTERM and SIGKILL, at the
 OFTEN = ("callbacks.checkpoint.every_n_train_steps=1",)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sigterm_to_all_processes_of_a_run_saves_it_within_a_minute_and_it_goes_on(
     command, small_run, finished_run, tmp_path
 ):
