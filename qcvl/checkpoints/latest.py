@@ -50,8 +50,8 @@ def find_previous(output_dir: Path, stage: int) -> Path | None:
     name = Path(output_dir).name
     if not name.isdigit() or name == "0":
         raise CheckpointError(
-            f"stage.init_from=previous starts from the job before this one in a sweep, and {output_dir} has none before "
-            "it; use experiment=two_stage, -m stage=1,2 stage.init_from=previous, or stage.init_from=latest"
+            f"stage.init_from=previous starts from the job before this one in a sweep, and {output_dir} has none "
+            "before it; use experiment=two_stage, -m stage=1,2 stage.init_from=previous, or stage.init_from=latest"
         )
     link = Path(output_dir).with_name(str(int(name) - 1)) / LAST
     if not link.is_dir():

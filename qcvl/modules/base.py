@@ -259,7 +259,7 @@ class VLModule(pl.LightningModule, ABC):
                 self.log_dict(values, batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a resumed run needs beside weights and optimizer: the course of ranks, and the count of bad steps."""
+        """Add what a resumed run needs beside weights and optimizer: the course of ranks, the count of bad steps."""
         checkpoint["finite_steps"] = self.finite.state_dict()
         checkpoint["rank_course"] = None if self.rank_course is None else self.rank_course.state_dict()
 
