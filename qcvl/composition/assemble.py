@@ -33,6 +33,7 @@ def assemble(settings: Train) -> Run:
     Raises:
         CheckpointError: for a model folder, ``stage.init_from`` or ``resume`` that cannot be used.
     """
+    _quiet()
     import lightning.pytorch as pl
     import torch
 
@@ -41,7 +42,6 @@ def assemble(settings: Train) -> Run:
     from qcvl.checkpoints.describe import describe
     from qcvl.data.datamodule import VLDataModule
 
-    _quiet()
     torch.set_num_threads(settings.threads)
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     model, start = _starting_point(settings)
@@ -104,6 +104,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated")
+    # Imported by peft where it is there; on a CPU it misses a faster kernel, and says so in each process.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     disable_progress_bar()  # of transformers: one line a checkpoint, drawn over the table of towers
 
 

@@ -57,9 +57,8 @@ class FiniteSteps:
             raise QcvlError(
                 f"{self.limit} optimizer steps in a row had a loss or gradient that is not finite, of these samples:\n"
                 + "\n".join(self._in_row)
-                + "\nlower stage.rates, use trainer.precision=bf16-mixed in place of 16-mixed, or look at these "
-                "samples with qcvl.check decode=true; the checkpoints are sound, and "
-                "objective.max_nonfinite_steps is the limit"
+                + "\nlower stage.rates, use trainer.precision=bf16-mixed in place of 16-mixed, or look at these with "
+                "qcvl.check decode=true; checkpoints are sound, and objective.max_nonfinite_steps is the limit"
             )
         return False
 

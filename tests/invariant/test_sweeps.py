@@ -159,10 +159,9 @@ def test_two_stages_are_one_command_and_the_second_starts_where_the_first_ended(
     assert [contract["tuner"]["llm"] for contract in contracts] == ["frozen", "adapter"]
 
 
-def test_a_second_stage_does_not_start_where_the_first_failed(command, small_run, tmp_path):
-    fail = ("hydra.sweeper.params.+stage.epochs='0,1'", "hydra.sweeper.params.stage='\"2\"'")
-    done = command("train", "experiment=two_stage", *small_run, *SHORT, "hydra.sweep.dir=sweep", *fail)
-    assert done.code == 1, done.output
-    made = table(tmp_path / "sweep") if (tmp_path / "sweep/runs.csv").is_file() else []
-    assert not any(row["state"] == "finished" for row in made)
-    assert "stage.init_from=previous" in (tmp_path / "sweep/1/error.txt").read_text()
+def test_a_later_stage_does_not_start_where_the_job_before_failed(command, small_run, tmp_path):
+    sweep = ("-m", "stage=2,3", "stage.init_from=previous", "hydra.sweep.dir=sweep")
+    done = command("train", *sweep, *small_run, *SHORT)
+    assert done.code == 1 and "2 of 2 jobs failed" in done.output, done.output
+    told = [(tmp_path / f"sweep/{job}/error.txt").read_text() for job in (0, 1)]
+    assert "sweep/0 has none before it" in told[0] and "sweep/0/checkpoints/last is not there" in told[1]
