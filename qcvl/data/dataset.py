@@ -39,11 +39,10 @@ Key = tuple[int, ...]  # (epoch, index in that epoch), and what else a kind of s
 class OpenSource:
     """A source whose records are at hand, with the task and prompts its samples get.
 
-    ``fixed`` says that ``sampling`` is the source's own task and not the run's.
-    ``limit`` bounds the records that are used, the first of them. ``augmented`` says whether its samples are varied,
-    ``max_objects`` how many objects they list, ``processing`` the pixel budget of its photos where it is not the run's.
-    ``keep_vertex_order`` says that the order of its shapes' points carries meaning.
-    ``together`` records, of one photo each, make a sample; ``complete`` says what it says of a ``Source``.
+    ``fixed`` says that ``sampling`` is the source's own task and not the run's, ``limit`` bounds the records in use, the
+    first of them. ``augmented`` says whether its samples are varied, ``max_objects`` how many objects they list,
+    ``processing`` is the pixel budget of its photos where it is not the run's, ``keep_vertex_order`` says that the order
+    of a shape's points carries meaning. ``together`` records make a sample. ``complete`` is as in ``Source``.
     """
 
     name: str
@@ -158,7 +157,7 @@ class Samples(Dataset, ABC):
 
     def where(self, key: Key) -> str:
         """Where the record (or records) behind a key stands: ``train.jsonl:418``."""
-        return " and ".join(self.record(part).where for part in self.parts(key))
+        return _where([self.record(part) for part in self.parts(key)])
 
     def task(self, key: Key, record: Record) -> Task:
         """The task of a sample made of ``record``, and of others of its kind."""
@@ -174,7 +173,7 @@ class Samples(Dataset, ABC):
             self._seen(source, part, record, task, parts[0] if shares else part)
             for part, record in zip(parts, records, strict=True)
         ]
-        return joined(samples), source.prompts, self.where(key)
+        return joined(samples), source.prompts, _where(records)
 
     def _seen(self, source: OpenSource, part: Key, record: Record, task: Task, stream: Key) -> Sample:
         """One record as it is seen and spoken of; its window is drawn by its key, augmentation by ``stream``."""
@@ -253,6 +252,10 @@ class SampleDataset(Samples):
     def opening(self) -> Iterator[Key]:
         """The keys of the first epoch, in training order."""
         return ((0, index) for index in shuffled(len(self), self.seed, 0).tolist())
+
+
+def _where(records: Sequence[Record]) -> str:
+    return " and ".join(record.where for record in records)
 
 
 @lru_cache(maxsize=8)
