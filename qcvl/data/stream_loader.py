@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from qcvl.data.blocks import Block, Blocks, StreamKey
+from qcvl.data.completeness import missing_parts
 from qcvl.data.course import Course
 from qcvl.data.dataset import Key, Samples
 from qcvl.data.fetching import Placed
@@ -34,9 +35,17 @@ class StreamDataset(Samples):
         return found.source, (found.shard, found.place)
 
     def record(self, key: Key) -> Record:
-        """The record a sample is made of; raises RecordError with file, line and field where it is none."""
-        source, (shard, place) = self.place(key)
-        return self.blocks.streams[source].record(shard, place)
+        """The record a sample is made of.
+
+        Raises:
+            RecordError: with file, line and field, where it is none or lacks what its samples are made of: of sources
+                that are read whole that is known before training.
+        """
+        number, (shard, place) = self.place(key)
+        record, source = self.blocks.streams[number].record(shard, place), self.sources[number]
+        for problem in missing_parts(record, source.sampling_of(record), source.name):
+            raise problem
+        return record
 
     def where(self, key: Key) -> str:
         """Where the record behind a key stands, whatever is wrong with it: ``part-3.jsonl:418``."""

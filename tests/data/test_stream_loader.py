@@ -235,6 +235,7 @@ def test_a_bad_line_in_mid_stream_is_named_and_follows_the_rule_for_bad_samples(
     lines = (lines * 100)[:560]
     lines[530] = '{"images": ["a.png"], "objects": [{"bbox_2d": [1, 2, 3], "desc": "x"}]}'
     lines[540] = ""
+    lines[550] = '{"images": ["a.png"], "summary": "nobody labelled it"}'
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
     data = make_data(train=str(tmp_path / "a.jsonl"), shuffle_buffer=20, sampling="dense")
     dataset = make_datamodule(data=data).train_dataset()  # the first 500 are looked at before training, and are good
@@ -250,12 +251,14 @@ def test_a_bad_line_in_mid_stream_is_named_and_follows_the_rule_for_bad_samples(
         list(from_line_521())
     assert str(caught.value).startswith(f"{tmp_path}/a.jsonl:531: objects[0].bbox_2d has 3 numbers")
     one = from_line_521(keep_going=True)
-    named, parts = [], set()
+    named, problems, parts = [], [], set()
     for batch in one:
         named += [(sample["where"], one.part) for sample in batch.get("bad", ())]
+        problems += [sample["problem"] for sample in batch.get("bad", ())]
         parts.add(one.part)
-    assert [where for where, _ in named] == [f"{tmp_path}/a.jsonl:{number}" for number in (531, 541)]
-    assert [part for _, part in named] == [("block", 26, 20), ("block", 27, 20)] == sorted(parts)
+    assert [where for where, _ in named] == [f"{tmp_path}/a.jsonl:{number}" for number in (531, 541, 551)]
+    assert [part for _, part in named] == [("block", number, 20) for number in (26, 27, 27)]
+    assert {part.number for part in parts} == {26, 27} and "objects is missing, but source train" in problems[-1]
 
 
 def test_a_bad_line_in_what_is_looked_at_first_stops_the_run_before_it_starts(
