@@ -36,11 +36,10 @@ Key = tuple[int, int]  # (epoch, index in that epoch)
 class OpenSource:
     """A source whose records are at hand, with the task and prompts its samples get.
 
-    ``fixed`` says that ``sampling`` is the source's own task and not the run's.
-    ``limit`` bounds the records that are used, the first of them. ``augmented`` says whether its samples are varied,
-    ``max_objects`` how many objects they list, ``processing`` the pixel budget of its photos where it is not the run's.
-    ``keep_vertex_order`` says that the order of its shapes' points carries meaning.
-    ``together`` records, of one photo each, make a sample; ``complete`` says what it says of a ``Source``.
+    ``fixed`` says that ``sampling`` is the source's own task and not the run's, ``limit`` bounds the records in use, the
+    first of them. ``augmented`` says whether its samples are varied, ``max_objects`` how many objects they list,
+    ``processing`` is the pixel budget of its photos where it is not the run's, ``keep_vertex_order`` says that the order
+    of a shape's points carries meaning. ``together`` records make a sample. ``complete`` is as in ``Source``.
     """
 
     name: str
@@ -147,9 +146,8 @@ class SampleDataset(Dataset):
 
     def members(self, key: Key) -> list[int]:
         """The rows of the records that a sample is of."""
-        epoch, index = key
-        _, order, starts = self.epoch(epoch)
-        return order[starts[index] : starts[index + 1]].tolist()
+        _, order, starts = self.epoch(key[0])
+        return order[starts[key[1]] : starts[key[1] + 1]].tolist()
 
     def at(self, step: int, steps: int | None) -> "SampleDataset":
         """The dataset as the augmentation's phases make it for optimizer step ``step`` (from 0) of ``steps``."""
@@ -162,21 +160,25 @@ class SampleDataset(Dataset):
 
     def where(self, key: Key) -> str:
         """Where the record (or records) behind a key stands: ``train.jsonl:418``."""
-        return " and ".join(self._record(key[0], row).where for row in self.members(key))
+        return _where([self._record(key[0], row) for row in self.members(key)])
 
     def sample(self, key: Key) -> tuple[Sample, Prompts, str]:
         """The decoded, augmented sample behind a key, its source's prompts, and where its records stand."""
         epoch, index = key
         source, members = self.source(key), self.members(key)
-        sampling = source.sampling_of(self._record(epoch, members[0]))
-        task = choose_task(sampling, self.dense_share, (self.seed, epoch, int(index)))
+        records = [self._record(epoch, row) for row in members]
+        task = choose_task(source.sampling_of(records[0]), self.dense_share, (self.seed, epoch, int(index)))
         shares = len(members) > 1 and self.augment is not None and self.augment.share_draw
-        samples = [self._shown(source, epoch, row, task, members[0] if shares else row) for row in members]
-        return joined(samples), source.prompts, self.where(key)
+        samples = [
+            self._shown(source, record, task, (epoch, row), members[0] if shares else row)
+            for record, row in zip(records, members, strict=True)
+        ]
+        return joined(samples), source.prompts, _where(records)
 
-    def _shown(self, source: OpenSource, epoch: int, row: int, task: Task, stream: int) -> Sample:
-        """One record as it is seen and spoken of; its window is drawn by its row, augmentation by ``stream``."""
-        record, place = self._record(epoch, row), tuple(self.rows(epoch)[row].tolist())
+    def _shown(self, source: OpenSource, record: Record, task: Task, show: Key, stream: int) -> Sample:
+        """One show of a record, ``(epoch, row)``; its window is drawn by its row, augmentation by ``stream``."""
+        epoch, row = show
+        place = tuple(self.rows(epoch)[row].tolist())
         sample = self.cache.get(place, task, lambda: build_sample(record, task, self.pairing))
         sample = replace(sample, keep_vertex_order=source.keep_vertex_order)
         if self.crops is not None:
@@ -202,6 +204,10 @@ class SampleDataset(Dataset):
     def __getitem__(self, key: Key) -> Features | None:
         sample, prompts, where = self.sample(key)
         return self.encoder_of(self.source(key))(sample, prompts.for_task(sample.task), where)
+
+
+def _where(records: Sequence[Record]) -> str:
+    return " and ".join(record.where for record in records)
 
 
 @lru_cache(maxsize=8)

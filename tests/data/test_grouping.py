@@ -291,3 +291,20 @@ def test_coordinates_and_descriptions_of_a_group_are_told_apart_as_in_its_record
         for number in of_kind.values():
             parts = [int((alone[(0, row)].label_kinds == number).sum()) for row in rows]
             assert int((dataset[(0, index)].label_kinds == number).sum()) == sum(parts) > 0
+
+
+@pytest.mark.parametrize("together", [None, 3])
+def test_each_record_of_a_sample_is_read_once(training, together):
+    reads = []
+
+    class Counted(list):
+        def __getitem__(self, index):
+            reads.append(index)
+            return super().__getitem__(index)
+
+    dataset = training(images_per_user_turn=together, sampling="dense")
+    source = dataset.sources[0]
+    records = Counted(source.records[index] for index in range(12))
+    dataset = replace(dataset, sources=[replace(source, records=records), dataset.sources[1]])
+    dataset.sample((0, 1))
+    assert len(reads) == (together or 1) == len(set(reads))
