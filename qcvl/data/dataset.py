@@ -36,10 +36,10 @@ Key = tuple[int, int]  # (epoch, index in that epoch)
 class OpenSource:
     """A source whose records are at hand, with the task and prompts its samples get.
 
-    ``fixed`` says that ``sampling`` is the source's own task and not the run's, ``limit`` bounds the records in use, the
-    first of them. ``augmented`` says whether its samples are varied, ``max_objects`` how many objects they list,
-    ``processing`` is the pixel budget of its photos where it is not the run's, ``keep_vertex_order`` says that the order
-    of a shape's points carries meaning. ``together`` records make a sample. ``complete`` is as in ``Source``.
+    ``fixed`` says that ``sampling`` is the source's own task and not the run's, ``limit`` bounds the records in use.
+    ``augmented`` says whether its samples are varied, ``max_objects`` how many objects they list, ``processing`` is the
+    pixel budget of its photos where it is not the run's, ``keep_vertex_order`` says that the order of a shape's points
+    carries meaning. ``together`` records make a sample. ``complete`` is as in ``Source``.
     """
 
     name: str
