@@ -17,7 +17,7 @@ import shapely
 from measure import median_seconds, report
 from PIL import Image
 
-from qcvl.data.settings import JsonlSource
+from qcvl.data.sources import JsonlSource
 from qcvl.doctor.reading import read_blocks
 from qcvl.doctor.scan import Look, look_at_block
 from qcvl.doctor.shapes import Shapes, look_at_shapes

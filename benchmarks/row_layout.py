@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText
 
 from qcvl import config
+from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import collate
 from qcvl.models.folders import find_folder
 from qcvl.models.forward import normalised
 from qcvl.models.pixels import repeated

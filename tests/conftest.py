@@ -144,7 +144,8 @@ def conversations(scenes):
 @pytest.fixture
 def make_data(scenes):
     """``make_data(**changes)``: data settings over ``zh`` and ``en`` for training and ``en`` for validation."""
-    from qcvl.data.settings import Data, JsonlSource
+    from qcvl.data.settings import Data
+    from qcvl.data.sources import JsonlSource
 
     def source(name: str, **changes) -> JsonlSource:
         return JsonlSource(**{"path": str(scenes / name), "repeat": 1, "task": None, "prompts": None} | changes)
@@ -273,7 +274,7 @@ def write_pairs(folder: Path, count: int, size_wh: tuple[int, int]) -> Path:
 
 def problems_in(path: Path) -> list:
     """Everything that a check finds wrong with the lines of a JSONL file, in file order."""
-    from qcvl.data.settings import JsonlSource
+    from qcvl.data.sources import JsonlSource
     from qcvl.doctor.reading import read_blocks
 
     blocks = read_blocks(JsonlSource(path=str(path), repeat=1, task=None, prompts=None), 100)

@@ -15,7 +15,8 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from qcvl.data.dataset import SampleDataset, collate, step_counts
+from qcvl.data.batch import collate, step_counts
+from qcvl.data.dataset import SampleDataset
 from qcvl.data.lengths import EpochLengths
 from qcvl.data.packing import WIDTH, TokenBudget
 from qcvl.errors import ConfigError, QcvlError

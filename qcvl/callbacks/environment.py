@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qcvl.data.datamodule import VLDataModule
 from qcvl.data.reading import PHOTO_SUFFIXES
-from qcvl.data.settings import FormatSource, JsonlSource
+from qcvl.data.sources import FormatSource, JsonlSource
 from qcvl.data.stream_source import StreamSource
 
 PACKAGES = ("qcvl", "torch", "lightning", "transformers", "peft", "hydra-core", "albumentations", "numpy", "pillow")

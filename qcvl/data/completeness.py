@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qcvl.data.samples import record_error
-from qcvl.data.settings import Sampling
+from qcvl.data.sources import Sampling
 from qcvl.errors import RecordError
 from qcvl.schema.records import Record
 

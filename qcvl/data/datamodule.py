@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 
 from qcvl.augment.base import Compose
 from qcvl.augment.color import load_albumentations
+from qcvl.data.batch import collate
 from qcvl.data.blocks import Blocks
 from qcvl.data.cache import SampleCache
 from qcvl.data.course import Course
-from qcvl.data.dataset import OpenSource, SampleDataset, class_table, collate, open_source
+from qcvl.data.dataset import OpenSource, SampleDataset, class_table, open_source
 from qcvl.data.encode import Encoder, true_answer
 from qcvl.data.grouping import grouped
 from qcvl.data.handover import StepLoader

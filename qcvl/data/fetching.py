@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import Key, Samples, collate
+from qcvl.data.dataset import Key, Samples
 from qcvl.data.encode import Features
 from qcvl.errors import DataError, QcvlError, RecordError
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from qcvl.data.batch import step_counts
 from qcvl.data.course import Course
-from qcvl.data.dataset import Key, Samples, step_counts
+from qcvl.data.dataset import Key, Samples
 from qcvl.data.fetching import Guarded, Placed, Reading, Row, ToRow, lost_worker, one_thread
 from qcvl.data.health import check_batch
 from qcvl.errors import QcvlError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcvl.data.settings import Sampling
+from qcvl.data.sources import Sampling
 from qcvl.schema.types import Task
 
 # Separate random streams, so that adding one draw never moves another.

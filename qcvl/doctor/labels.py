@@ -15,8 +15,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE, IMAGE_PAD, VIDEO_PAD
-from qcvl.data.dataset import Key, Samples, collate
+from qcvl.data.dataset import Key, Samples
 from qcvl.data.health import check_batch
 from qcvl.data.label_kinds import LabelKind, answer_kinds
 from qcvl.errors import DataError

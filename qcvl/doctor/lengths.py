@@ -8,7 +8,8 @@ from typing import Any
 from qcvl.data.encode import Encoder
 from qcvl.data.media import media_of
 from qcvl.data.samples import load_clip, outline
-from qcvl.data.settings import Data, Sampling, Source
+from qcvl.data.settings import Data
+from qcvl.data.sources import Sampling, Source
 from qcvl.data.video import VideoSampling
 from qcvl.doctor.findings import Severity
 from qcvl.doctor.reading import Entry

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qcvl.data.completeness import sampling_of
-from qcvl.data.settings import FormatSource, JsonlSource, Sampling, Source
+from qcvl.data.sources import FormatSource, JsonlSource, Sampling, Source
 from qcvl.errors import QcvlError, RecordError
 from qcvl.schema.lines import Line, ObjectFields, located, read_line
 from qcvl.schema.records import Record, require_file

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qcvl.data.completeness import missing_parts
-from qcvl.data.settings import JsonlSource, Sampling, Source
+from qcvl.data.sources import JsonlSource, Sampling, Source
 from qcvl.doctor.findings import Finding, found, refused
 from qcvl.doctor.lengths import Length, Lengths
 from qcvl.doctor.numbers import Numbers

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-from qcvl.data.settings import Data, JsonlSource, Source
+from qcvl.data.settings import Data
+from qcvl.data.sources import JsonlSource, Source
 from qcvl.doctor.findings import Finding, found
 from qcvl.doctor.ledger import Ledger
 from qcvl.doctor.lengths import Lengths

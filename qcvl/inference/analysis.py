@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qcvl.data.settings import Source
+from qcvl.data.sources import Source
 from qcvl.errors import DataError
 from qcvl.inference.evaluator import Place, Prediction, judge_answers, log_key, score, score_source, truth_of
 from qcvl.metrics.average_precision import Scored

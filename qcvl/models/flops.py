@@ -64,7 +64,7 @@ class StepFlops:
     window: int | None
 
     def of(self, batch: Mapping[str, torch.Tensor]) -> float:
-        """Operations of a training step on one packed row (see ``data.dataset.collate``)."""
+        """Operations of a training step on one packed row (see ``data.batch.collate``)."""
         amounts = batch_amounts(batch, self.merge, self.window)
         return sum(rate * amounts[unit] for unit, rate in self.rates.items())
 

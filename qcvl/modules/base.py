@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, saved_tensors, write_model
 from qcvl.checkpoints.contract import Contract, write_contract
+from qcvl.data.batch import count_labels
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import count_labels
 from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.errors import CheckpointError, QcvlError
 from qcvl.inference.sharding import gather_objects

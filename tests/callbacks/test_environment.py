@@ -7,7 +7,7 @@ import subprocess
 import torch
 
 from qcvl.callbacks.environment import write_environment
-from qcvl.data.settings import SceneSource
+from qcvl.data.sources import SceneSource
 
 SCENES = {"count": 4, "seed": 0, "domain": "demo", "language": "en", "repeat": 1, "task": None, "prompts": None}
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from qcvl.data.batch import collate, step_counts
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import collate, step_counts
 from qcvl.data.fetching import lost_worker
 from qcvl.data.loader import TrainLoader
 from qcvl.errors import ConfigError, DataError, QcvlError

@@ -7,11 +7,11 @@ import torch
 
 from qcvl.augment.color import ColorJitter
 from qcvl.augment.pair import PairShift
+from qcvl.data.batch import collate, step_counts
 from qcvl.data.chat import IGNORE
 from qcvl.data.completeness import sampling_of
-from qcvl.data.dataset import collate, step_counts
 from qcvl.data.health import check_batch
-from qcvl.data.settings import SceneSource
+from qcvl.data.sources import SceneSource
 from qcvl.errors import RecordError
 from qcvl.schema.records import Record
 from qcvl.schema.types import Message

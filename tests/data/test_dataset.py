@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from qcvl.data.batch import collate, step_counts
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import CLASS_LIMIT, OpenSource, class_table, collate, open_source, step_counts
+from qcvl.data.dataset import CLASS_LIMIT, OpenSource, class_table, open_source
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
 from qcvl.models.pixels import seen_size, to_patches

@@ -13,7 +13,8 @@ from qcvl.callbacks.environment import write_environment
 from qcvl.check import check
 from qcvl.convert import convert
 from qcvl.data.reading import located
-from qcvl.data.settings import DeepPCBData, FormatSource, JsonlSource
+from qcvl.data.settings import DeepPCBData
+from qcvl.data.sources import FormatSource, JsonlSource
 from qcvl.doctor.survey import check_data, quick
 from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.schema.records import read_records

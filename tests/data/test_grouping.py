@@ -17,7 +17,7 @@ from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.data.lengths import EpochLengths
 from qcvl.data.loader import TrainLoader
 from qcvl.data.sampling import epoch_counts, expand_epoch, group_count, group_epoch
-from qcvl.data.settings import SceneSource
+from qcvl.data.sources import SceneSource
 from qcvl.errors import CheckpointError, DataError
 from qcvl.models.text import decoded
 from qcvl.schema.answer import parse_answer, parse_summaries

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import collate
 from qcvl.data.health import check_batch
 from qcvl.errors import DataError
 

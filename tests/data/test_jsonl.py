@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcvl.data.jsonl import JsonlRecords, make_index
-from qcvl.data.settings import JsonlSource
+from qcvl.data.sources import JsonlSource
 from qcvl.errors import ConfigError, DataError, RecordError
 from qcvl.schema.records import read_records
 

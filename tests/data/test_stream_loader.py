@@ -11,8 +11,8 @@ import torch
 from qcvl.augment.schedule import Phase
 from qcvl.data.course import Course
 from qcvl.data.fetching import Guarded, lost_worker
-from qcvl.data.settings import FormatPart, JsonlPart, SceneSource
 from qcvl.data.shards import JsonlShard
+from qcvl.data.sources import FormatPart, JsonlPart, SceneSource
 from qcvl.data.stream_loader import StreamLoader
 from qcvl.errors import CheckpointError, ConfigError, DataError, RecordError
 from tests.augment.ops import compose, op

@@ -12,8 +12,8 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata
 
+from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import collate
 from qcvl.data.encode import Encoder
 from qcvl.data.health import check_batch
 from qcvl.data.media import group_seconds, media_of, patches_of

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from qcvl.data import video as video_module
+from qcvl.data.batch import collate
 from qcvl.data.completeness import sampling_of
-from qcvl.data.dataset import collate
 from qcvl.data.frames import check_video
 from qcvl.data.health import check_batch
 from qcvl.data.lengths import EpochLengths

@@ -10,7 +10,8 @@ from hypothesis import settings
 from PIL import Image
 
 from qcvl import config
-from qcvl.data.settings import Data, JsonlSource
+from qcvl.data.settings import Data
+from qcvl.data.sources import JsonlSource
 from qcvl.doctor.survey import Survey, check_data
 
 # Hypothesis without a time limit per example: a busy machine is no failure.

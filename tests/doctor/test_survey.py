@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qcvl.data.settings import JsonlSource, SceneSource
+from qcvl.data.sources import JsonlSource, SceneSource
 from qcvl.doctor.findings import CODES
 from qcvl.doctor.ledger import KEPT
 from qcvl.doctor.survey import check_data, quick

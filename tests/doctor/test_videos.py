@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from qcvl.data.settings import JsonlSource
+from qcvl.data.sources import JsonlSource
 from qcvl.data.video import VideoSampling
 from qcvl.doctor.lengths import Lengths
 from qcvl.doctor.reading import read_blocks

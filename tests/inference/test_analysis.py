@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from qcvl.data.settings import JsonlSource
+from qcvl.data.sources import JsonlSource
 from qcvl.errors import DataError, RecordError
 from qcvl.geometry.shapes import Shape
 from qcvl.inference.analysis import Grouping, analyse, group_records, remarks, whole_name, write_analysis

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qcvl.data.dataset import collate
+from qcvl.data.batch import collate
 
 
 class PlainDescent:

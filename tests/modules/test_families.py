@@ -9,8 +9,8 @@ from transformers import AutoModelForImageTextToText
 from qcvl.checkpoints.adapters import init_from, save_model
 from qcvl.checkpoints.merge import merge
 from qcvl.checkpoints.reopen import base_of
+from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import collate
 from qcvl.errors import CheckpointError, ConfigError
 from qcvl.inference.hf import HFPredictor
 from qcvl.inference.predictor import Request

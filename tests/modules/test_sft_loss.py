@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from qcvl.data.batch import collate, count_labels
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import CLASS_LIMIT, collate, count_labels
+from qcvl.data.dataset import CLASS_LIMIT
 from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.errors import ConfigError
 from qcvl.models.forward import normalised

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
+from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE
-from qcvl.data.dataset import collate
 from tests.conftest import choice
 
 pytest.importorskip("av")
