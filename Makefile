@@ -10,12 +10,13 @@ TORCH_PIP ?=
 export OMP_NUM_THREADS ?= 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help install demo test slow lint format bench clean
+.PHONY: help install demo test slow quant lint format bench clean
 
 help:
 	@echo "make install   .venv with everything that training on a CPU and the tests need"
 	@echo "make demo      train the embedded model on the demo photos, evaluate it, draw its answers"
 	@echo "make test      the tests but for the slow ones        make slow   only those"
+	@echo "make quant     bitsandbytes into .venv, and the tests of 4-bit bases and 8-bit optimizers"
 	@echo "make lint      format, style, spelling, layers, types, notebooks"
 	@echo "make bench     the benchmarks, one JSON line each"
 
@@ -36,6 +37,11 @@ test: install
 
 slow: install
 	$(PY) -m pytest -m slow
+
+# Apart from the others: where bitsandbytes is installed, peft imports it, and each start takes 3 s longer.
+quant: install
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[quant]"
+	$(PY) -m pytest -m quant
 
 lint: install
 	.venv/bin/ruff format --check .

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on busy cores run several times slower than one
@@ -28,6 +29,10 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 CONF = Path(__file__).parents[1] / "conf"
+QUANT = [  # what needs qcvl[quant]: make quant installs it and runs these
+    pytest.mark.quant,
+    pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs pip install qcvl[quant]"),
+]
 SHARED = Path(os.environ.get("QCVL_SHARED", Path(__file__).parents[2] / "shared"))
 
 

@@ -9,7 +9,7 @@ from qcvl.tuning.descent.settings import AdamW8bit, Constant, LinearWarmupWithMi
 from qcvl.tuning.settings import FullTuner, PeftTuner
 from tests.callbacks.conftest import QUIET
 from tests.callbacks.test_resume import SAVING, Kill, Killed
-from tests.conftest import CONF, choice
+from tests.conftest import CONF, QUANT, choice
 
 pytestmark = QUIET
 TUNERS = sorted(path.stem for path in (CONF / "tuner").glob("*.yaml"))
@@ -55,12 +55,16 @@ def losses(folder) -> list[float]:
 
 
 SLOW = {name for name in (*TUNERS, *OTHERS) if name not in ("adalora", "adamw_8bit")}  # these have a state of their own
+EIGHT_OR_FOUR_BITS = ("qlora", "adamw_8bit")
 CASES = {name: (name, {}) for name in TUNERS} | OTHERS
 
 
 @pytest.mark.parametrize(
     ("tuner", "parts"),
-    [pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, case in CASES.items()],
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW) + QUANT * (name in EIGHT_OR_FOUR_BITS))
+        for name, case in CASES.items()
+    ],
 )
 def test_it_goes_on_exactly(train, tmp_path, tuner, parts):
     straight = train("straight", shipped(tuner), parts)

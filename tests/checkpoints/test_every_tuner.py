@@ -12,14 +12,14 @@ from qcvl.checkpoints.merge import merge
 from qcvl.models.towers import TOWERS, tower_of
 from qcvl.tuning.adapters import base_name
 from qcvl.tuning.settings import PeftTuner
-from tests.conftest import CONF, choice
+from tests.conftest import CONF, QUANT, choice
 
 TUNERS = sorted(path.stem for path in (CONF / "tuner").glob("*.yaml") if path.stem != "full")
 SMALL = {"n_frequency": 100}  # FourierFT's frequencies; a linear of the small model has 1024 or 1536
 ALL = list(TOWERS)
 
 
-@pytest.fixture(params=TUNERS)
+@pytest.fixture(params=[pytest.param(name, marks=QUANT if name == "qlora" else []) for name in TUNERS])
 def tuner(request) -> PeftTuner:
     """Each shipped tuner, small."""
     return shipped(request.param)

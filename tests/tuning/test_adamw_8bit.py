@@ -11,6 +11,7 @@ from qcvl.tuning.descent.settings import AdamW, AdamW8bit
 from tests.conftest import choice
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'qcvl[quant]'")
+pytestmark = pytest.mark.quant
 EIGHT = AdamW8bit(**choice("optimizer/adamw_8bit.yaml"))
 FULL = AdamW(**choice("optimizer/adamw.yaml"))
 

@@ -16,6 +16,7 @@ from qcvl.tuning.groups import parameter_groups, tower_table
 from tests.checkpoints.conftest import disturb, logits  # noqa: F401
 
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'qcvl[quant]'")
+pytestmark = pytest.mark.quant
 NF4 = {"kind": "nf4", "double": True}
 
 
