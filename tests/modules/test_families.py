@@ -71,7 +71,7 @@ def answers(model, processing):
 def plain_inputs(item, processing):
     """One encoded sample as transformers wants it: rows twice along time, no segments."""
     batch = collate([item])
-    rows = torch.from_numpy(repeated(batch["pixel_values"].numpy(), processing.family))
+    rows = torch.from_numpy(repeated(batch["pixel_values"].numpy(), processing.family.temporal_patch_size))
     inputs = {name: batch[name] for name in ("input_ids", "mm_token_type_ids", "labels", "image_grid_thw")}
     return inputs | {"pixel_values": normalised(rows, processing.family), "use_cache": False}
 
