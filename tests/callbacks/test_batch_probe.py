@@ -134,7 +134,7 @@ class Within(pl.Callback):
 
 @pytest.mark.parametrize("muon", [False, True], ids=["adamw", "muon"])
 def test_a_shadow_step_moves_weights_and_state_and_takes_it_all_back(muon, make_module, run):
-    from qcvl.tuning.settings import MuonAdamW
+    from qcvl.tuning.descent.settings import MuonAdamW
     from tests.conftest import choice
 
     changes = {"optimizer": MuonAdamW(**choice("optimizer/muon_adamw.yaml"))} if muon else {}
