@@ -32,6 +32,7 @@ def convert(cfg: DictConfig) -> Path:
         raise ConfigError(f"output: {output} exists and is left as it is; name another file or remove it")
     if settings.format in recipes.NAMES:
         return convert_settings(Path(settings.input), output)
+    require_packable(settings)
     read, (write, chats) = reader(settings), find_writer(settings.to)
     root = Path(settings.root) if settings.root else None
     records, notices = told_apart(read(Path(settings.input), settings.split, root))
@@ -42,6 +43,9 @@ def convert(cfg: DictConfig) -> Path:
     if chats:
         records, left_out = told_apart(conversations_of(records, settings.prompts, settings.answer))
         notices += left_out
+    if settings.packing_length is not None:
+        write, packed = packing(settings, records)
+        notices += packed
     notices += write_whole(write, records, output)
     from rich.console import Console
 
@@ -52,6 +56,26 @@ def convert(cfg: DictConfig) -> Path:
     ):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     return output
+
+
+def require_packable(settings: Convert) -> None:
+    """Raise ConfigError where samples cannot be written in packs."""
+    if settings.packing_length is None:
+        return
+    if settings.to != "qwen_conversations":
+        raise ConfigError(f"packing_length: {settings.to} has no packs; use to=qwen_conversations, or leave it null")
+    if settings.model is None:
+        raise ConfigError("packing_length: tokens are those of a model; add model=qwen3_vl_4b (or model.path=FOLDER)")
+
+
+def packing(settings: Convert, records: Sequence[Record]) -> tuple[Writer, list[Notice]]:
+    """A writer of ``records`` in packs, and what is to be said about these."""
+    from qcvl.data.formats.qwen_conversations import write_packs
+    from qcvl.data.packed import in_packs
+
+    assert settings.packing_length is not None
+    packs, notices = in_packs(records, settings.model.load_processing(light=True), settings.packing_length)
+    return lambda _, output: write_packs(packs, output), notices
 
 
 def convert_settings(source: Path, output: Path) -> Path:

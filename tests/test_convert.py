@@ -6,8 +6,12 @@ import pytest
 
 from qcvl import config
 from qcvl.convert import convert
+from qcvl.data.encode import Encoder
+from qcvl.data.samples import build_sample
 from qcvl.doctor.survey import check_data, quick
 from qcvl.errors import ConfigError, DataError
+from qcvl.schema.answer import DEFAULT_FORMAT
+from qcvl.schema.prompts import TaskPrompt
 from qcvl.schema.records import read_records
 
 
@@ -139,3 +143,68 @@ def test_a_reader_that_keeps_nothing_says_why(tmp_path):
     (tmp_path / "in/P.txt").touch()
     with pytest.raises(DataError, match="no records in split=train; 1 x label file without objects and without photo"):
         run(tmp_path, "format=dota", f"input={tmp_path}/in")
+
+
+TEXTS = ("What is this?", "是否合格？" * 9, "Say more.", "a " * 60, "Why?")
+
+
+@pytest.fixture
+def talks(tmp_path):
+    """A file of five conversations of several lengths, the first and the last about a photo."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((128, 128, 3), np.uint8))
+    lines = []
+    for number, text in enumerate(TEXTS):
+        photo = number in (0, 4)
+        parts = [{"type": "image"}] * photo + [{"type": "text", "text": text}]
+        turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Yes."}]
+        lines.append(json.dumps({"images": ["a.png"] * photo, "messages": turns}) + "\n")
+    (tmp_path / "talks.jsonl").write_text("".join(lines))
+    return tmp_path / "talks.jsonl"
+
+
+@pytest.mark.parametrize(("packing_length", "count"), [(60, 4), (90, 3), (300, 1)])
+def test_conversations_are_written_in_packs_that_fit_and_are_read_back_one_by_one(
+    talks, tmp_path, capsys, packing_length, count
+):
+    given = ("format=jsonl", "to=qwen_conversations", "model=tiny", f"input={talks}", f"output={tmp_path}/packs.json")
+    path = run(tmp_path, *given, f"packing_length={packing_length}")
+    packs = json.loads(path.read_text())
+    assert len(packs) == count
+    sizes = tokens(tmp_path, talks)
+    where = {json.dumps(row["conversations"]): size for row, size in zip(plain(tmp_path, talks), sizes, strict=True)}
+    sums = [sum(where[json.dumps(row["conversations"])] for row in pack) for pack in packs]
+    assert sum(map(len, packs)) == len(TEXTS) and sum(sums) == sum(sizes)
+    assert all(total <= packing_length or len(pack) == 1 for total, pack in zip(sums, packs, strict=True))
+    long = [number for number, size in enumerate(sizes, 1) if size > packing_length]
+    said = f"note {len(long)} x sample of more than packing_length=60 tokens, a pack of its own, first {talks}:4"
+    assert (said in capsys.readouterr().out.splitlines()) == (packing_length == 60)
+    back = run(tmp_path, "format=qwen_conversations", f"input={path}", f"output={tmp_path}/back.jsonl")
+    assert {record.messages for record in read_records(back)} == {record.messages for record in read_records(talks)}
+
+
+def test_packs_need_their_format_and_a_model(talks, tmp_path):
+    with pytest.raises(ConfigError, match="packing_length: coco has no packs; use to=qwen_conversations"):
+        run(tmp_path, "format=jsonl", "to=coco", f"input={talks}", "packing_length=90")
+    with pytest.raises(ConfigError, match="packing_length: tokens are those of a model; add model=qwen3_vl_4b"):
+        run(tmp_path, "format=jsonl", "to=qwen_conversations", f"input={talks}", "packing_length=90")
+
+
+def plain(tmp_path, talks):
+    """The samples as they are written without packs."""
+    given = ("format=jsonl", "to=qwen_conversations", f"input={talks}", f"output={tmp_path}/plain.json")
+    return json.loads(run(tmp_path, *given).read_text())
+
+
+def tokens(tmp_path, talks):
+    """How many tokens each conversation has once its photo is read and encoded."""
+    loaded = config.load("convert", ["format=jsonl", f"input={talks}", f"output={tmp_path}/x", "model=tiny"])
+    encoder = Encoder(
+        processing=config.build(loaded).model.load_processing(),
+        answer_format=DEFAULT_FORMAT,
+        max_length=4096,
+        overlong="error",
+        classes={},
+    )
+    asked = TaskPrompt(system="", user="")
+    samples = [build_sample(record, "chat", None, None) for record in read_records(talks)]
+    return [len(encoder(sample, asked, "a talk").input_ids) for sample in samples]

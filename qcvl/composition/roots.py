@@ -159,11 +159,14 @@ class Convert(Root):
     """``python -m qcvl.convert``: rewrites the data set ``input`` of one ``format`` as ``output`` in the format ``to``.
 
     ``root`` is the folder of its photos; None: where the format itself says they are. ``prompts`` and ``answer`` are
-    what formats of conversations ask and answer about records with objects or a summary.
+    what formats of conversations ask and answer about records with objects or a summary. With a ``packing_length``
+    conversations are written in packs of at most so many tokens of ``model``.
     """
 
     format: str
     to: str
+    packing_length: PositiveInt | None
+    model: Any
     prompts: Any
     answer: Any
     input: str

@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,8 @@ def remaining(fields: Mapping[str, Any], used: Collection[str]) -> dict[str, Any
     return metadata
 
 
-def write_rows(output: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write samples as one JSON list, or one a line where the name of the file says ``.jsonl``."""
+def write_rows(output: Path, rows: Iterable[Mapping[str, Any] | Sequence[Mapping[str, Any]]]) -> None:
+    """Write samples (or packs of them) as one JSON list, or one a line where the name of the file says ``.jsonl``."""
     before, between, after = ("", "\n", "\n") if ".jsonl" in output.suffixes else ("[\n", ",\n", "\n]\n")
     with output.open("w", encoding="utf-8") as file:
         file.write(before)

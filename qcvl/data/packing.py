@@ -4,6 +4,7 @@ A plan is ``plan[step][rank]`` = the samples of one micro-batch. Every rank gets
 of them empty, and every sample comes exactly once.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,26 @@ def fixed_count(order: list[int], batch_size: int, world_size: int) -> Plan:
     if len(chunks[-1]) < world_size:
         chunks[-2:] = [chunks[-2] + chunks[-1]]
     return [[chunk[rank::world_size] for rank in range(world_size)] for chunk in chunks]
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Packs of samples with at most ``capacity`` tokens in all; a longer sample is a pack of its own.
+
+    The longest first, each goes where it leaves the least room (best-fit decreasing, at most 11/9 of the fewest packs
+    there can be, and one more; Johnson 1974, https://doi.org/10.1137/0203025). Packs and what is in them are in order.
+    """
+    packs: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # of packs that are not full: tokens left, number
+    for sample in sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample)):
+        place = bisect_left(rooms, (lengths[sample], 0))
+        if place == len(rooms):
+            room, number = capacity, len(packs)
+            packs.append([])
+        else:
+            room, number = rooms.pop(place)
+        packs[number].append(sample)
+        insort(rooms, (room - lengths[sample], number))
+    return sorted(map(sorted, packs))
 
 
 class TokenBudget:

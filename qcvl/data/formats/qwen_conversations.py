@@ -10,7 +10,7 @@ breaks beside a tag belong to it (one on each side).
 A system text stands under ``system`` or as the first turn: qwen-vl-finetune itself reads neither as one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,13 @@ def write_chats(records: Iterable[Record], output: Path) -> list[Notice]:
     """
     notices: list[Notice] = []
     write_rows(output, (_row(record, output.parent, notices) for record in records))
+    return notices
+
+
+def write_packs(packs: Iterable[Sequence[Record]], output: Path) -> list[Notice]:
+    """As ``write_chats``, but each entry or line is a list of samples, which qwen-vl-finetune lays in one row."""
+    notices: list[Notice] = []
+    write_rows(output, ([_row(record, output.parent, notices) for record in pack] for pack in packs))
     return notices
 
 
