@@ -1,12 +1,13 @@
 """What measurements over a span of training steps share: where a span begins, and when it is logged."""
 
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning.pytorch as pl
 
 
-class Window(pl.Callback):
+class Window(pl.Callback, ABC):
     """A span of training from one logging step to the next; validation and saving between epochs are no part of it."""
 
     def __init__(self) -> None:
@@ -40,6 +41,6 @@ class Window(pl.Callback):
             pl_module.log_dict(self.values(trainer, pl_module), batch_size=1)
             self.restart()
 
+    @abstractmethod
     def values(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """What is logged of the span that ends now; every rank asks for it at the same step."""
-        raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The published sizes as their ``config.json`` gives them on the hub, as far as it decides the number of weights."""
+"""The published sizes: what decides the number of weights. The eye of Qwen2.5-VL 72B is taken to be that of 32B."""
 
 SMALL_EYE = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
 LARGE_EYE = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
@@ -56,7 +56,7 @@ CONFIGS = {
     "qwen2_vl_7b": _config("qwen2_vl", {}, tied=False, **_text(3584, 18944, 28, 28, 4, **LARGE)),
 }
 
-# Parameters of vision, aligner and llm. Their sums are the totals that the hub counts in the published weights.
+# Parameters of vision, aligner and llm, counted on the meta device; the sums round to the totals below.
 PARAMETERS = {
     "qwen3_vl_2b": (306_242_560, 100_714_496, 1_720_574_976),
     "qwen3_vl_4b": (306_242_560, 109_105_152, 4_022_468_096),
@@ -71,7 +71,7 @@ PARAMETERS = {
     "qwen2_vl_2b": (631_183_360, 34_087_936, 1_543_714_304),
     "qwen2_vl_7b": (631_183_360, 44_575_744, 7_615_616_512),
 }
-# What the model's page on the hub says, in billions.
+# Totals as they are told of the published weights, in billions.
 TOLD = {
     "qwen3_vl_2b": "2.13",
     "qwen3_vl_4b": "4.44",
