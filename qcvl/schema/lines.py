@@ -206,8 +206,8 @@ def usual_fields(item: object, width: float, height: float) -> ObjectFields | No
     xs, ys = numbers[::2], numbers[1::2]
     if min(numbers) < 0 or max(xs) > width or max(ys) > height:
         return None
-    distinct = max(len(set(xs)), len(set(ys)))  # points, at least
-    if distinct < FEWEST_DISTINCT[kind] and len(set(zip(xs, ys, strict=True))) < FEWEST_DISTINCT[kind]:
+    fewest = FEWEST_DISTINCT[kind]
+    if len(set(xs)) < fewest and len(set(ys)) < fewest and len(set(zip(xs, ys, strict=True))) < fewest:
         return None
     return kind, numbers, desc, 0
 
