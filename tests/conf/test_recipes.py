@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from qcvl import config
 from qcvl.composition.recipes.reading import read_settings
@@ -71,8 +72,9 @@ def test_a_stage_of_ms_swift_keeps_its_towers_tuner_epochs_and_rate(sample, comp
 
 def test_an_aligner_saved_beside_an_empty_adapter_trains_in_full_at_its_own_rate(sample, composed):
     cfg = composed(sample("msswift_aligner.yaml"))
-    assert list(cfg.stage.towers) == ["aligner"] and cfg.tuner._target_.endswith("FullTuner")
-    assert cfg.stage.rates.full == 1e-4 and cfg.optimizer.weight_decay == 0.1 and cfg.lr_scheduler.warmup_ratio == 0.3
+    assert list(cfg.stage.towers) == ["aligner"] and list(cfg.tuner.full_towers) == ["aligner"]
+    assert cfg.tuner.target_modules == "^$" and cfg.stage.aligner_lr == 1e-4
+    assert cfg.optimizer.weight_decay == 0.1 and cfg.lr_scheduler.warmup_ratio == 0.3
 
 
 def test_a_list_of_ops_becomes_the_order_and_the_numbers_of_our_ops(sample, composed):
@@ -98,12 +100,43 @@ def test_the_official_command_gives_towers_budget_and_step_size(sample, composed
 
 def test_what_other_trainers_say_of_videos_is_set_for_ours():
     names = {"max_frames": 256, "min_frames": 8, "max_pixels": 40_000, "min_pixels": 3_000, "fps": 2.0}
-    recipe = translate({f"video_{name}": value for name, value in names.items()} | {"video_backend": "decord"})
+    recipe = translate({f"video_{name}": value for name, value in names.items()} | {"video_backend": "torchvision"})
     assert {key: value for key, value in recipe.settings.items() if key.startswith("data.video")} == {
         f"data.video.{name}": value for name, value in names.items()
     }
-    assert ("video_backend", "decord", "videos are read by PyAV") in recipe.left
+    assert ("video_backend", "torchvision", "videos are read by PyAV or decord") in recipe.left
+    assert translate({"video_backend": "decord"}).settings["data.video.backend"] == "decord"
     assert translate({"fps": 4}).settings["data.video.fps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "groups", "settings"),
+    [
+        ({"use_dora": True, "lorap_lr_ratio": 16}, {"tuner": "dora"}, {"tuner.b_rate_ratio": 16}),
+        ({"use_rslora": True, "lorap_lr_ratio": None}, {"tuner": "rslora"}, {}),
+        ({"quant_bits": 4, "optim": "paged_adamw_8bit"}, {"tuner": "qlora", "optimizer": "adamw_8bit"}, {}),
+        ({"load_in_4bit": False, "optim": "adamw_torch_fused"}, {"tuner": "lora", "optimizer": "adamw"}, {}),
+        ({"vit_lr": 1e-6, "aligner_lr": 2e-5}, {}, {"stage.vit_lr": 1e-6, "stage.aligner_lr": 2e-5}),
+        ({"lr_scheduler_type": "linear"}, {"lr_scheduler": "linear"}, {"lr_scheduler.min_lr": 0.0}),
+        ({"lr_scheduler_type": "constant"}, {"lr_scheduler": "constant"}, {"lr_scheduler.warmup_steps": 0}),
+        (
+            {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1},
+            {"lr_scheduler": "constant"},
+            {"lr_scheduler.warmup_steps": None, "lr_scheduler.warmup_ratio": 0.1},
+        ),
+        ({"save_total_limit": 3}, {}, {"callbacks.checkpoint.keep_last": 3}),
+    ],
+)
+def test_how_other_trainers_tune_is_how_ours_does(tmp_path, composed, given, groups, settings):
+    file = tmp_path / "theirs.yaml"
+    file.write_text(
+        yaml.safe_dump({"model": "/m/Qwen3-VL-4B-Instruct", "train_type": "lora", "freeze_vit": False} | given)
+    )
+    recipe = translate(read_settings(file))
+    assert groups.items() <= recipe.groups.items() and settings.items() <= recipe.settings.items()
+    assert recipe.left == []
+    cfg = composed(file)
+    assert {name: OmegaConf.select(cfg, name) for name in settings} == settings
 
 
 def test_lmms_trains_all_towers_unless_modules_are_frozen(sample, composed):

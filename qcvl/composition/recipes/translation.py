@@ -12,11 +12,13 @@ from qcvl.models.towers import TOWERS
 # Names that ms-swift, LMMS-Engine, qwen-vl-finetune and LLaMA-Factory share (they are transformers' mostly), and ours.
 SAME = {
     "adam_epsilon": "optimizer.eps",
+    "aligner_lr": "stage.aligner_lr",
     "dataloader_num_workers": "data.num_workers",
     "fps": "data.video.fps",
     "global_max_length": "global_max_length",
     "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
     "gradient_checkpointing": "model.gradient_checkpointing",
+    "llm_lr": "stage.llm_lr",
     "logging_steps": "trainer.log_every_n_steps",
     "lora_alpha": "tuner.alpha",
     "lora_dropout": "tuner.dropout",
@@ -26,16 +28,20 @@ SAME = {
     "max_length": "global_max_length",
     "max_steps": "trainer.max_steps",
     "min_lr": "lr_scheduler.min_lr",
+    "mm_projector_lr": "stage.aligner_lr",
     "model_max_length": "global_max_length",
     "num_train_epochs": "stage.epochs",
     "per_device_eval_batch_size": "data.val_batch_size",
     "per_device_train_batch_size": "data.batch_size",
+    "save_total_limit": "callbacks.checkpoint.keep_last",
     "seed": "seed",
     "video_fps": "data.video.fps",
     "video_max_frames": "data.video.max_frames",
     "video_max_pixels": "data.video.max_pixels",
     "video_min_frames": "data.video.min_frames",
     "video_min_pixels": "data.video.min_pixels",
+    "vision_tower_lr": "stage.vit_lr",
+    "vit_lr": "stage.vit_lr",
     "warmup_ratio": "lr_scheduler.warmup_ratio",
     "warmup_steps": "lr_scheduler.warmup_steps",
     "weight_decay": "optimizer.weight_decay",
@@ -47,7 +53,6 @@ REASONS = {
     "use_rmpad": "always so: samples lie one after another in one row without padding",
     "padding_free": "always so: samples lie one after another in one row without padding",
     "eval_strategy": "every run is scored before, while and after it trains; see trainer.val_check_interval",
-    "save_total_limit": "the best step folder is kept beside the last; see callbacks.checkpoint.save_top_k",
     "resume_from_checkpoint": "another tool's checkpoint; merge it into a plain model and give that as model.path, or "
     "train that stage here and add stage.init_from=latest",
     "optimizer": "each tower has the rate of its stage and tuner; see stage.rates",
@@ -58,11 +63,24 @@ REASONS = {
     "num_processes": "add trainer.devices=N strategy=ddp to the command",
     "processor_": "tokenizer, template and image processor are those of the model",
     "modules_to_save": "the aligner's weights are trained in full where the stage moves that tower",
-    "video_backend": "videos are read by PyAV",
+    "video_backend": "videos are read by PyAV or decord",
     "video_sampling_strategy": "by data.video.fps, or by data.video.num_frames where that is given",
     "attn_impl": "model.attn=auto takes flash-attn where it is",
 }
 NOTHING = "no counterpart"
+SCHEDULES = {
+    "cosine": "cosine_warmup_with_min_lr",
+    "cosine_warmup_with_min_lr": "cosine_warmup_with_min_lr",
+    "cosine_with_min_lr": "cosine_warmup_with_min_lr",
+    "linear": "linear",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+}
+TO_ZERO = ("cosine", "linear")  # elsewhere these end at a rate of 0
+OPTIMIZERS = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw"), "adamw"),
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), "adamw_8bit"),
+}
 SILENT = ("type", "trainer_type", "enabled", "name", "train_type", "tuner_type", "lora_enable", "trainer_variant")
 
 OPS = {  # ops of ms-swift's augmentation list: our name, and the names of parameters that differ
@@ -91,12 +109,17 @@ class Recipe:
 def translate(given: Settings) -> Recipe:
     """The recipe that trains as ``given`` says, as far as qcvl can; every name is used, or listed in ``left``."""
     rest, recipe = dict(given), Recipe(groups={"data": "jsonl"})
-    for part in (_model, _towers, _rates, _schedule, _precision, _logger, _saving, _augmentation, _distillation):
+    parts = (_model, _towers, _rates, _optimizer, _schedule, _precision, _logger, _saving, _augmentation, _distillation)
+    for part in parts:
         part(rest, recipe)
     if rest.pop("filter_overlong", False):
         recipe.settings["data.overlong"] = "drop"
+    if rest.get("video_backend") in ("pyav", "decord"):
+        recipe.settings["data.video.backend"] = rest.pop("video_backend")
     for name in [name for name in rest if name in SAME]:
-        recipe.settings[SAME[name]] = rest.pop(name)
+        value = rest.pop(name)
+        if value is not None:  # their word for the default
+            recipe.settings[SAME[name]] = value
     for name, value in rest.items():
         why = next((why for start, why in REASONS.items() if name.startswith(start)), NOTHING)
         if name not in SILENT and not (value is False and why == NOTHING):  # a thing that is off needs no counterpart
@@ -131,7 +154,7 @@ def _towers(rest: Settings, recipe: Recipe) -> None:
     if not told and not whole:
         return
     lora = str(rest.get("train_type", "full")).lower() == "lora" or bool(rest.get("lora_enable"))
-    moving = set(TOWERS)
+    moving, aligner_alone = set(TOWERS), False
     if "train_type" in rest:  # ms-swift's own defaults
         moving -= {"vision"} if rest.get("freeze_vit", True) else set()
     moving -= {tower for key, tower in _FREEZE.items() if rest.pop(key, False)}
@@ -143,49 +166,66 @@ def _towers(rest: Settings, recipe: Recipe) -> None:
     if not moving and saved and all("merger" in name for name in saved):  # the aligner beside an adapter of nothing
         del rest["modules_to_save"]
         rest.pop("target_regex", None)
-        moving, lora = {"aligner"}, False
+        moving, aligner_alone = {"aligner"}, True
     towers = [tower for tower in TOWERS if tower in moving]
     stages = {("aligner",): "1", ("aligner", "llm"): "2", tuple(TOWERS): "3"}
     recipe.groups["stage"] = stages.get(tuple(towers), "2")
     if tuple(towers) not in stages:
         recipe.settings["stage.towers"] = towers
-    recipe.groups["tuner"] = "lora" if lora else "full"
+    recipe.groups["tuner"] = "aligner" if aligner_alone else _adapter(rest) if lora else "full"
     _targets(rest, recipe)
 
 
+def _adapter(rest: Settings) -> str:
+    """The tuner that adapts as the file says."""
+    chosen = [name for name in ("dora", "rslora") if rest.pop(f"use_{name}", False)]
+    if rest.pop("load_in_4bit", False) or rest.get("quant_bits") == 4:
+        rest.pop("quant_bits", None)
+        chosen.insert(0, "qlora")
+    return chosen[0] if chosen else "lora"
+
+
 def _targets(rest: Settings, recipe: Recipe) -> None:
-    """Which linears carry adapters."""
-    if recipe.groups["tuner"] != "lora":
+    """Which linears carry adapters, and how fast their parts learn."""
+    if recipe.groups["tuner"] in ("full", "aligner"):
         return
+    for name in ("lorap_lr_ratio", "loraplus_lr_ratio"):
+        ratio = rest.pop(name, None)
+        if ratio is not None:
+            recipe.settings["tuner.b_rate_ratio"] = ratio
     targets, pattern = rest.pop("target_modules", None), rest.pop("target_regex", None)
     if pattern is not None:
         recipe.settings["tuner.target_modules"] = pattern
     elif targets is not None and targets not in ("all-linear", ["all-linear"]):
         recipe.settings["tuner.target_modules"] = targets
-    options = {key: rest.pop(key) for key in ("use_rslora", "use_dora") if key in rest}
-    if any(options.values()):
-        recipe.settings["tuner.options"] = {key: value for key, value in options.items() if value}
 
 
 def _rates(rest: Settings, recipe: Recipe) -> None:
-    """The stage's rate of adapters or of full weights; a tower's own rate where it is the only one that moves."""
-    way = "full" if recipe.groups.get("tuner") == "full" else "adapter"
+    """The stage's rate of adapters or of full weights."""
+    way = "full" if recipe.groups.get("tuner") in ("full", "aligner") else "adapter"
     if "learning_rate" in rest:
         recipe.settings[f"stage.rates.{way}"] = rest.pop("learning_rate")
-    if recipe.groups.get("stage") == "1" and "aligner_lr" in rest:
-        recipe.settings[f"stage.rates.{way}"] = rest.pop("aligner_lr")
     betas = [rest.pop(name, None) for name in ("adam_beta1", "adam_beta2")]
     if None not in betas:
         recipe.settings["optimizer.betas"] = betas
 
 
+def _optimizer(rest: Settings, recipe: Recipe) -> None:
+    if rest.get("optim") in OPTIMIZERS:
+        recipe.groups["optimizer"] = OPTIMIZERS[rest.pop("optim")]
+
+
 def _schedule(rest: Settings, recipe: Recipe) -> None:
     kind = rest.get("lr_scheduler_type")
-    if kind in ("cosine", "cosine_warmup_with_min_lr", "cosine_with_min_lr"):
+    if kind in SCHEDULES:
         del rest["lr_scheduler_type"]
-        recipe.groups["lr_scheduler"] = "cosine_warmup_with_min_lr"
-        if kind == "cosine":
+        recipe.groups["lr_scheduler"] = SCHEDULES[kind]
+        if kind in TO_ZERO:
             recipe.settings["lr_scheduler.min_lr"] = 0.0
+        if kind == "constant":  # at once, elsewhere
+            recipe.settings["lr_scheduler.warmup_steps"] = 0
+        elif kind == "constant_with_warmup" and "warmup_ratio" in rest:
+            recipe.settings["lr_scheduler.warmup_steps"] = None
 
 
 def _precision(rest: Settings, recipe: Recipe) -> None:
@@ -239,7 +279,7 @@ def _augmentation(rest: Settings, recipe: Recipe) -> None:
 def _distillation(rest: Settings, recipe: Recipe) -> None:
     if "rlhf_type" not in rest:
         return
-    names = (
+    names = [
         "rlhf_type",
         "teacher_model",
         "beta",
@@ -248,7 +288,7 @@ def _distillation(rest: Settings, recipe: Recipe) -> None:
         "lmbda",
         "max_completion_length",
         "temperature",
-    )
+    ]
     taken = {name: rest.pop(name) for name in names if name in rest}
     recipe.left += [(name, value, "distillation is not part of qcvl") for name, value in taken.items()]
 
