@@ -91,6 +91,16 @@ OPS = {  # ops of ms-swift's augmentation list: our name, and the names of param
     "gamma": ("gamma", {"prob": "p"}),
     "pad_to_multiple": ("pad_to_multiple", {}),
 }
+_DISTILLED = (
+    "beta",
+    "lmbda",
+    "max_completion_length",
+    "rlhf_type",
+    "seq_kd",
+    "sft_alpha",
+    "teacher_model",
+    "temperature",
+)
 _SIZE = re.compile(r"Qwen(2\.5|2|3)-VL-(\d+B(?:-A\d+B)?)", re.IGNORECASE)
 _FREEZE = {"freeze_vit": "vision", "freeze_aligner": "aligner", "freeze_llm": "llm"}
 _TUNE = {"tune_mm_vision": "vision", "tune_mm_mlp": "aligner", "tune_mm_llm": "llm"}
@@ -279,17 +289,7 @@ def _augmentation(rest: Settings, recipe: Recipe) -> None:
 def _distillation(rest: Settings, recipe: Recipe) -> None:
     if "rlhf_type" not in rest:
         return
-    names = [
-        "rlhf_type",
-        "teacher_model",
-        "beta",
-        "sft_alpha",
-        "seq_kd",
-        "lmbda",
-        "max_completion_length",
-        "temperature",
-    ]
-    taken = {name: rest.pop(name) for name in names if name in rest}
+    taken = {name: rest.pop(name) for name in _DISTILLED if name in rest}
     recipe.left += [(name, value, "distillation is not part of qcvl") for name, value in taken.items()]
 
 
