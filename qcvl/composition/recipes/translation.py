@@ -77,10 +77,8 @@ SCHEDULES = {
     "constant_with_warmup": "constant",
 }
 TO_ZERO = ("cosine", "linear")  # elsewhere these end at a rate of 0
-EIGHT_BIT = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
-OPTIMIZERS = dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw"), "adamw") | dict.fromkeys(
-    EIGHT_BIT, "adamw_8bit"
-)
+ADAMW, EIGHT_BIT = ("adamw", "adamw_torch", "adamw_torch_fused"), ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
+OPTIMIZERS = dict.fromkeys(ADAMW, "adamw") | dict.fromkeys(EIGHT_BIT, "adamw_8bit")
 SILENT = ("type", "trainer_type", "enabled", "name", "train_type", "tuner_type", "lora_enable", "trainer_variant")
 
 OPS = {  # ops of ms-swift's augmentation list: our name, and the names of parameters that differ
