@@ -129,7 +129,7 @@ def read_records(path: str | Path) -> list[Record]:
     Raises:
         RecordError: the first problem of the file; ``qcvl.check`` finds all of them.
     """
-    return [Record.from_json(text, path, number) for number, text in _lines(path)]
+    return [Record.from_json(text, path, number) for number, text in numbered_lines(path)]
 
 
 def line_offsets(content: bytes) -> np.ndarray:
@@ -139,7 +139,7 @@ def line_offsets(content: bytes) -> np.ndarray:
     return np.concatenate([[0], ends, tail]).astype(np.int64)
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """``(line number from 1, bytes)`` of each line; blank lines at the very end are left out."""
     file = require_file(path)
     content = file.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip()

@@ -217,6 +217,16 @@ def test_one_error_names_the_first_twenty_of_all_that_is_wrong_in_a_foreign_file
     assert lines == named[:20] + rest
 
 
+def test_records_of_another_folder_of_photos_are_all_read_before_one_error_names_what_is_wrong(tmp_path):
+    sound = '{"images": ["a.png"], "objects": []}'
+    (tmp_path / "all.jsonl").write_text(f'{sound}\n{{"images": []}}\n{sound}\n{{"image": ["a.png"]}}\n')
+    with pytest.raises(DataError) as caught:
+        source(tmp_path / "all.jsonl", format="jsonl", root=str(tmp_path / "photos")).open()
+    said = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in said] == [f"{tmp_path}/all.jsonl:2", f"{tmp_path}/all.jsonl:4"]
+    assert "images is an empty list" in said[0] and "did you mean images?" in said[1]
+
+
 def test_the_check_lists_everything_that_is_wrong_in_a_foreign_file(tmp_path, make_data):
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(broken(3)))

@@ -5,14 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qcvl.data.reading import Notice, Split, file_name, located, renamed
-from qcvl.schema.records import Record, read_records
+from qcvl.data.reading import Item, Notice, Split, each, file_name, located, renamed
+from qcvl.schema.records import Record, numbered_lines
 
 
-def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Record]:
+def to_records(path: Path, split: Split, root: Path | None) -> Iterator[Item]:
     """The lines of a file; relative names of photos are below ``root``, else below the file's own folder."""
-    for record in read_records(path):
-        yield located(record, root)
+
+    def read(line: tuple[int, bytes]) -> Iterator[Record]:
+        number, text = line
+        yield located(Record.from_json(text, path, number), root)
+
+    yield from each(numbered_lines(path), read)
 
 
 def write(records: Sequence[Record], output: Path) -> list[Notice]:
