@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import DictConfig
 
@@ -12,9 +13,11 @@ from qcvl.composition.recipes import writing as recipes
 from qcvl.composition.roots import Convert
 from qcvl.composition.targets import locate, refusal
 from qcvl.data.conversation import conversations_of
-from qcvl.data.reading import Notice, Reader, Writer, find_reader, find_writer, summarize, told_apart
+from qcvl.data.reading import Notice, Reader, find_reader, find_writer, summarize, told_apart
 from qcvl.errors import ConfigError, DataError
 from qcvl.schema.records import Record
+
+T = TypeVar("T")
 
 
 def convert(cfg: DictConfig) -> Path:
@@ -32,7 +35,6 @@ def convert(cfg: DictConfig) -> Path:
         raise ConfigError(f"output: {output} exists and is left as it is; name another file or remove it")
     if settings.format in recipes.NAMES:
         return convert_settings(Path(settings.input), output)
-    require_packable(settings)
     read, (write, chats) = reader(settings), find_writer(settings.to)
     root = Path(settings.root) if settings.root else None
     records, notices = told_apart(read(Path(settings.input), settings.split, root))
@@ -43,10 +45,14 @@ def convert(cfg: DictConfig) -> Path:
     if chats:
         records, left_out = told_apart(conversations_of(records, settings.prompts, settings.answer))
         notices += left_out
-    if settings.packing_length is not None:
-        write, packed = packing(settings, records)
-        notices += packed
-    notices += write_whole(write, records, output)
+    if settings.packing_length is None:
+        notices += write_whole(write, records, output)
+    else:
+        from qcvl.data.formats.qwen_conversations import write_packs
+        from qcvl.data.packed import in_packs
+
+        packs, alone = in_packs(records, settings.model.load_processing(light=True), settings.packing_length)
+        notices += alone + write_whole(write_packs, packs, output)
     from rich.console import Console
 
     for line in (
@@ -56,26 +62,6 @@ def convert(cfg: DictConfig) -> Path:
     ):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     return output
-
-
-def require_packable(settings: Convert) -> None:
-    """Raise ConfigError where samples cannot be written in packs."""
-    if settings.packing_length is None:
-        return
-    if settings.to != "qwen_conversations":
-        raise ConfigError(f"packing_length: {settings.to} has no packs; use to=qwen_conversations, or leave it null")
-    if settings.model is None:
-        raise ConfigError("packing_length: tokens are those of a model; add model=qwen3_vl_4b (or model.path=FOLDER)")
-
-
-def packing(settings: Convert, records: Sequence[Record]) -> tuple[Writer, list[Notice]]:
-    """A writer of ``records`` in packs, and what is to be said about these."""
-    from qcvl.data.formats.qwen_conversations import write_packs
-    from qcvl.data.packed import in_packs
-
-    assert settings.packing_length is not None
-    packs, notices = in_packs(records, settings.model.load_processing(light=True), settings.packing_length)
-    return lambda _, output: write_packs(packs, output), notices
 
 
 def convert_settings(source: Path, output: Path) -> Path:
@@ -106,7 +92,7 @@ def reader(settings: Convert) -> Reader:
     return locate(settings.format, settings.trusted_targets)
 
 
-def write_whole(write: Writer, records: Sequence[Record], output: Path) -> list[Notice]:
+def write_whole(write: Callable[[T, Path], list[Notice]], records: T, output: Path) -> list[Notice]:
     """Let ``write`` make a file or folder, which appears whole or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.draft")

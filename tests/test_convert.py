@@ -183,6 +183,9 @@ def test_conversations_are_written_in_packs_that_fit_and_are_read_back_one_by_on
 
 
 def test_packs_need_their_format_and_a_model(talks, tmp_path):
+    def run(tmp_path, *overrides):
+        config.check_compatible(config.load("convert", [f"output={tmp_path}/x", *overrides]))
+
     with pytest.raises(ConfigError, match="packing_length: coco has no packs; use to=qwen_conversations"):
         run(tmp_path, "format=jsonl", "to=coco", f"input={talks}", "packing_length=90")
     with pytest.raises(ConfigError, match="packing_length: tokens are those of a model; add model=qwen3_vl_4b"):

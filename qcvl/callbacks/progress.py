@@ -1,11 +1,12 @@
 """The bar of a training run: where it is in the epoch, and loss, tokens a second and time left of the whole run."""
 
-import math
 import time
 from datetime import timedelta
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
+
+from qcvl.data.course import Course
 
 
 class Progress(RichProgressBar):
@@ -39,7 +40,5 @@ class Progress(RichProgressBar):
 
 def total_steps(trainer: pl.Trainer) -> int | None:
     """Optimizer steps of the whole run, by ``max_steps`` or ``max_epochs``, what comes first; None: without end."""
-    limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        limits.append(trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
-    return min(limits, default=None)
+    batches, accumulate = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+    return Course.within(batches, accumulate, trainer.max_epochs, trainer.max_steps).steps

@@ -129,6 +129,18 @@ def a_probe_starts_from_a_budget(cfg: DictConfig) -> str | None:
     )
 
 
+def packs_are_of_conversations(cfg: DictConfig) -> str | None:
+    """A ``packing_length`` counts tokens of a model, in the one format that has packs."""
+    to = cfg.get("to")
+    if cfg.get("packing_length") is None:
+        return None
+    if to != "qwen_conversations":
+        return f"packing_length: {to} has no packs; use to=qwen_conversations, or leave it null"
+    if cfg.get("model") is None:
+        return "packing_length: tokens are those of a model; add model=qwen3_vl_4b (or model.path=FOLDER)"
+    return None
+
+
 RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
@@ -139,6 +151,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     seen_and_unseen_are_no_sources,
     shifted_templates_are_fused,
     a_probe_starts_from_a_budget,
+    packs_are_of_conversations,
 )
 
 

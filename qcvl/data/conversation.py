@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qcvl.data.encode import true_answer
-from qcvl.data.images import image_size
+from qcvl.data.images import photo_sizes
 from qcvl.data.reading import Notice, file_name, renamed
 from qcvl.errors import DataError
 from qcvl.schema.answer import AnswerFormat
@@ -69,10 +69,7 @@ def _absolute(path: Path | str) -> Path | str:
 def _exchange(record: Record, task: Task, prompts: Prompts, answer_format: AnswerFormat) -> tuple[Message, ...]:
     if task == "summary" and record.summary is None:
         raise DataError(f"{record.where} has neither messages, objects nor a summary; leave it out")
-    sizes = list(record.sizes) or [
-        image_size(record.image_path(index) if isinstance(value, str) else value, f"{record.where}: images[{index}]")
-        for index, value in enumerate(record.images)
-    ]
+    sizes = photo_sizes(record)
     prompt = prompts.for_task(task)
     answer = true_answer(task, record.annotations, record.summary, sizes, sizes, answer_format)
     system = (Message("system", (prompt.system,)),) if prompt.system else ()

@@ -20,10 +20,14 @@ class Course:
         """The course over epochs of ``batches``, as the trainer's limits cut it; a step never spans two epochs."""
         limit = trainer.limit_train_batches if trainer else 1.0
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        an_epoch = math.ceil(batches / accumulate)
         if trainer is None:
-            return cls(an_epoch, None)
-        epochs, steps = trainer.max_epochs, trainer.max_steps
+            return cls.within(batches, accumulate, None, -1)
+        return cls.within(batches, accumulate, trainer.max_epochs, trainer.max_steps)
+
+    @classmethod
+    def within(cls, batches: int, accumulate: int, epochs: int | None, steps: int) -> "Course":
+        """The course over ``epochs`` (None or -1: any number) of ``batches``, at most ``steps`` (-1: without end)."""
+        an_epoch = math.ceil(batches / accumulate)
         ends = [epochs * an_epoch] if epochs not in (None, -1) else []
         ends += [steps] if steps != -1 else []
         return cls(an_epoch, min(ends, default=None))

@@ -18,7 +18,7 @@ from qcvl.data.dataset import OpenSource, SampleDataset, class_table, open_sourc
 from qcvl.data.encode import Encoder, true_answer
 from qcvl.data.grouping import grouped
 from qcvl.data.handover import StepLoader
-from qcvl.data.images import image_size
+from qcvl.data.images import photo_sizes
 from qcvl.data.loader import TrainLoader
 from qcvl.data.sampling import epoch_counts
 from qcvl.data.settings import Data
@@ -238,10 +238,7 @@ class VLDataModule(pl.LightningDataModule):
     def answer_length(self, item: EvaluationItem) -> int:
         """Tokens of the true answer, its end-of-turn token included."""
         record = item.record
-        sizes = list(record.sizes) or [
-            image_size(record.image_path(index) if isinstance(value, str) else value)
-            for index, value in enumerate(record.images)
-        ]
+        sizes = photo_sizes(record)
         seen = [seen_size(height, width, self.processing)[::-1] for width, height in sizes]
         text = true_answer(item.task, record.annotations, record.summary, sizes, seen, self.answer_format)
         return len(plain_ids(self.processing, text)) + 1

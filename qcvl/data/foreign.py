@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from qcvl.data.turns import Gallery, listed
 from qcvl.errors import DataError, RecordError
 from qcvl.schema.objects import describe
-from qcvl.schema.records import Record
+from qcvl.schema.records import BOM, Record
 from qcvl.schema.types import URLS
 from qcvl.schema.videos import Video, read_video
 
@@ -84,7 +84,7 @@ def read_rows(path: Path, split: str) -> Iterator[Row]:
         elif _is_lines(file):
             yield from _line_rows(file)
         else:
-            yield from _entries(_parsed(file.read_bytes().removeprefix(b"\xef\xbb\xbf"), file, None), file, None)
+            yield from _entries(_parsed(file.read_bytes().removeprefix(BOM), file, None), file, None)
 
 
 def image_value(value: object, base: Path, field: str) -> str:
@@ -179,7 +179,7 @@ def _is_lines(file: Path) -> bool:
     if file.suffix == ".jsonl":
         return True
     with file.open("rb") as lines:
-        first = next((text for line in lines if (text := line.removeprefix(b"\xef\xbb\xbf").strip())), b"")
+        first = next((text for line in lines if (text := line.removeprefix(BOM).strip())), b"")
     try:
         return first.startswith(b"{") and isinstance(orjson.loads(first), dict)
     except orjson.JSONDecodeError:  # the first line of an object that goes on below
@@ -189,7 +189,7 @@ def _is_lines(file: Path) -> bool:
 def _line_rows(file: Path) -> Iterator[Row]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            text = line.removeprefix(BOM) if number == 1 else line
             if text.strip():
                 yield from _entries(_parsed(text, file, number), file, number)
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from qcvl.errors import DataError
+from qcvl.schema.records import Record
 from qcvl.schema.types import ImageValue
 
 MAX_PIXELS = 178_956_970  # above twice its Image.MAX_IMAGE_PIXELS (a quarter of 1 GiB in RGB) Pillow sees an attack
@@ -45,6 +46,21 @@ def image_size(value: ImageValue, where: str = "image") -> tuple[int, int]:
         DataError: as ``load_image``, but for damage behind the header.
     """
     return image_header(value, where)[0]
+
+
+def photo_sizes(record: Record, count: int | None = None) -> list[tuple[int, int]]:
+    """``(width, height)`` of the first ``count`` photos of a record (None: all), as it or their headers say.
+
+    Raises:
+        DataError: as ``image_size``, named by the record's place.
+    """
+    shown = record.images[:count]
+    if record.sizes:
+        return list(record.sizes[: len(shown)])
+    return [
+        image_size(record.image_path(index) if isinstance(value, str) else value, f"{record.where}: images[{index}]")
+        for index, value in enumerate(shown)
+    ]
 
 
 def image_header(value: ImageValue, where: str = "image") -> tuple[tuple[int, int], bool]:

@@ -17,7 +17,7 @@ import numpy as np
 from qcvl.data.stored import stored_array
 from qcvl.errors import DataError, RecordError
 from qcvl.log import get_logger
-from qcvl.schema.records import Record
+from qcvl.schema.records import BOM, Record
 
 log = get_logger(__name__)
 
@@ -27,7 +27,6 @@ INDEX = np.dtype([("start", "<i8"), *((name, "?") for name in PARTS)])
 PROBE, PROBES = 4096, 16  # bytes and places of the file that its fingerprint is taken from
 KEPT = 1024  # records at hand: where photos are shown many times, their lines need not be read as often
 LARGE = 100 * 2**20  # bytes from which a first look at a file takes long enough to say so
-BOM = b"\xef\xbb\xbf"
 
 
 class JsonlRecords(Sequence[Record]):
@@ -42,7 +41,7 @@ class JsonlRecords(Sequence[Record]):
     def __init__(self, path: str | Path, rows: Sequence[int] | np.ndarray | None = None) -> None:
         self.path = Path(path)
         self._file = self.path.open("rb", buffering=0)
-        self._stamp = _stamp(self._file.fileno())
+        self._stamp = stamp_of(self._file.fileno())
         self._print = _fingerprint(self.path, self._file.fileno(), self._stamp)
         facts = {"version": VERSION, "file": self._print}
         self._index = stored_array("jsonl", facts, lambda: make_index(self.path))
@@ -60,8 +59,8 @@ class JsonlRecords(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> "Record | JsonlRecords":
         if isinstance(index, slice):
             return self.part(self._rows[index])
-        if _stamp(self._file.fileno()) != self._stamp:
-            raise DataError(f"{self.path} was changed while it was in use; start the run again")
+        if stamp_of(self._file.fileno()) != self._stamp:
+            raise changed(self.path)
         return self._kept(int(self._rows[index]))
 
     def _read(self, row: int) -> Record:
@@ -104,7 +103,7 @@ class JsonlRecords(Sequence[Record]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"], state["rows"])  # type: ignore[misc]
         if self._print != state["print"]:
-            raise DataError(f"{self.path} was changed while it was in use; start the run again")
+            raise changed(self.path)
 
 
 def make_index(path: Path) -> np.ndarray:
@@ -142,10 +141,15 @@ def make_index(path: Path) -> np.ndarray:
     return index
 
 
-def _stamp(descriptor: int) -> tuple[int, int]:
-    """Size and time of change (ns) of an open file."""
-    state = os.fstat(descriptor)
+def stamp_of(file: Path | int) -> tuple[int, int]:
+    """Size and time of change (ns) of a file, by its path or its descriptor."""
+    state = os.stat(file)
     return state.st_size, state.st_mtime_ns
+
+
+def changed(path: Path) -> DataError:
+    """The error of a file that is another one than when it was opened."""
+    return DataError(f"{path} was changed while it was in use; start the run again")
 
 
 def _fingerprint(path: Path, descriptor: int, stamp: tuple[int, int]) -> dict[str, Any]:

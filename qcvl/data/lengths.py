@@ -13,7 +13,7 @@ import numpy as np
 
 from qcvl.augment.crop import SampleCrop
 from qcvl.data.dataset import OpenSource, SampleDataset, Samples
-from qcvl.data.images import image_size
+from qcvl.data.images import photo_sizes
 from qcvl.data.jsonl import JsonlRecords
 from qcvl.data.samples import joined, keep_first, load_clip, outline
 from qcvl.data.sampling import choose_task, group_count
@@ -161,15 +161,8 @@ def shown_sizes(record: Record, task: Task, pairing: Pairing | None, crops: Samp
     """
     if task == "chat":
         pairing, crops = None, None
-    shown = record.images if pairing is None else record.images[:1]
-    if crops is not None:
-        return [(crops.size, crops.size)] * len(shown)
-    return [
-        record.sizes[index]
-        if record.sizes
-        else image_size(record.image_path(index) if isinstance(value, str) else value)
-        for index, value in enumerate(shown)
-    ]
+    count = len(record.images if pairing is None else record.images[:1])
+    return photo_sizes(record, count) if crops is None else [(crops.size, crops.size)] * count
 
 
 def _tables(dataset: SampleDataset, source: OpenSource) -> Mapping[Task, Table]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from qcvl.data.encode import Encoder
-from qcvl.data.images import image_size
+from qcvl.data.images import photo_sizes
 from qcvl.data.packing import best_fit
 from qcvl.data.reading import Notice
 from qcvl.data.samples import outline
@@ -39,8 +39,4 @@ def in_packs(
 def _length(record: Record, encoder: Encoder) -> int:
     if record.videos:
         raise DataError(f"{record.where}: a video has no length before its frames are chosen; set packing_length=null")
-    sizes = [
-        image_size(record.image_path(index) if isinstance(value, str) else value)
-        for index, value in enumerate(record.images)
-    ]
-    return encoder.length(outline(record, "chat", sizes), TaskPrompt(system="", user=""), record.where)
+    return encoder.length(outline(record, "chat", photo_sizes(record)), TaskPrompt(system="", user=""), record.where)

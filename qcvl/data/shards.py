@@ -19,13 +19,13 @@ import orjson
 
 from qcvl.data.foreign import Row, image_value, line_row, read_row, without_null
 from qcvl.data.formats.messages import record_of
+from qcvl.data.jsonl import changed, stamp_of
 from qcvl.data.reading import located
 from qcvl.data.stream_source import Form
 from qcvl.errors import DataError, RecordError
-from qcvl.schema.records import Record
+from qcvl.schema.records import BOM, Record
 
 Stamp = tuple[int, int]  # bytes, and time of change in ns
-BOM = b"\xef\xbb\xbf"
 T = TypeVar("T")
 OPEN_FOOTERS = 64  # Parquet files whose list of row groups is at hand
 
@@ -77,8 +77,7 @@ class JsonlShard:
 
     def _opened(self) -> BinaryIO:
         file = self.path.open("rb")
-        state = os.fstat(file.fileno())
-        if (state.st_size, state.st_mtime_ns) != self.stamp:
+        if stamp_of(file.fileno()) != self.stamp:
             file.close()
             raise changed(self.path)
         return file
@@ -160,17 +159,6 @@ def open_shards(path: str, form: Form, root: Path | None, rows: int) -> list[Sha
     """
     groups = RowGroups(rows)
     return [_shard(file, form, root, groups) for file in _files(path)]
-
-
-def changed(path: Path) -> DataError:
-    """The error of a shard that is another one than when it was opened."""
-    return DataError(f"{path} was changed while it was in use; start the run again")
-
-
-def stamp_of(path: Path) -> Stamp:
-    """Size and time of change of a file."""
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
 
 
 def _files(path: str) -> list[Path]:

@@ -13,10 +13,9 @@ from qcvl.data.completeness import sampling_of
 from qcvl.data.sources import FormatSource, JsonlSource, Sampling, Source
 from qcvl.errors import QcvlError, RecordError
 from qcvl.schema.lines import Line, ObjectFields, located, read_line
-from qcvl.schema.records import Record, require_file
+from qcvl.schema.records import BOM, Record, require_file
 
 MAX_BYTES = 2**22  # of the lines of one block: photos inside a line (data URLs) make few lines large
-BOM = b"\xef\xbb\xbf"
 Item = bytes | Record | RecordError
 
 

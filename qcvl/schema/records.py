@@ -25,6 +25,8 @@ from qcvl.schema.objects import write_shape
 from qcvl.schema.types import URLS, Annotation, ImageValue, Message
 from qcvl.schema.videos import Video, write_video
 
+BOM = b"\xef\xbb\xbf"  # a byte order mark in UTF-8: no part of what a file says
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -142,7 +144,7 @@ def line_offsets(content: bytes) -> np.ndarray:
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """``(line number from 1, bytes)`` of each line; blank lines at the very end are left out."""
     file = require_file(path)
-    content = file.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip()
+    content = file.read_bytes().removeprefix(BOM).rstrip()
     if not content:
         raise RecordError("the file is empty; expected one JSON object a line", path=path)
     offsets = line_offsets(content)
