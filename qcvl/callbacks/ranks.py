@@ -1,12 +1,17 @@
 """One rank's error ends all ranks, and is the one that is told."""
 
+import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest import mock
 
 import lightning.pytorch as pl
 import torch.distributed as dist
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.pytorch.strategies.launchers import subprocess_script
 
 from qcvl.callbacks.stopping import Stopped
 from qcvl.data.fetching import lost_worker
@@ -26,7 +31,8 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
         QcvlError: in place of a torch error that says no more than that another rank is gone.
     """
     try:
-        yield
+        with mock.patch.object(subprocess_script, "_launch_process_observer", watch):
+            yield
     except BaseException as error:
         loader = getattr(trainer, "train_dataloader", None)
         if (gone := lost_worker(error, getattr(loader, "guarded", None))) is not None:
@@ -37,6 +43,25 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
         if lost:
             raise QcvlError(f"rank {trainer.global_rank} stops: another rank ended, see its own error") from None
         raise
+
+
+def watch(processes: list[subprocess.Popen]) -> None:
+    """Watch the processes that Lightning started, in place of its own observer."""
+    PatientObserver(os.getpid(), processes).start()
+
+
+class PatientObserver(_ChildProcessObserver):
+    """Kills all processes some seconds after one of them failed; Lightning's own does so at once.
+
+    The first process would be killed before it could say its error and close its trackers. It needs the kill only
+    where it waits for the lost one for ever, as in a collective of NCCL.
+    """
+
+    grace_seconds: float = GRACE_SECONDS
+
+    def _terminate_all(self) -> None:
+        time.sleep(self.grace_seconds)
+        super()._terminate_all()
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -1,13 +1,15 @@
 """One rank's error ends all ranks, and is the one that is told."""
 
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
+from lightning.pytorch.strategies.launchers import subprocess_script
 
-from qcvl.callbacks.ranks import end_others, ending_together, is_lost_peer
+from qcvl.callbacks.ranks import end_others, ending_together, is_lost_peer, watch
 from qcvl.errors import DataError, QcvlError
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:552] Connection closed by peer"
@@ -60,6 +62,29 @@ def test_a_process_that_ends_within_the_grace_is_left_to_say_why():
     process = subprocess.Popen([sys.executable, "-c", "import time, sys; time.sleep(.3); sys.exit(3)"])
     end_others(trainer(process), grace_seconds=30)
     assert process.wait() == 3
+
+
+@pytest.mark.parametrize(("grace", "code", "told"), [(20, 0, "own error\n"), (0, -signal.SIGKILL, "")])
+def test_the_first_process_has_the_grace_to_say_its_own_error_before_it_is_killed(grace, code, told):
+    program = f"""
+import os, subprocess, sys, time
+from qcvl.callbacks.ranks import PatientObserver
+failed = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+failed.wait()
+observer = PatientObserver(os.getpid(), [failed], sleep_period=0.1)
+observer.grace_seconds = {grace}
+observer.start()
+time.sleep(2)
+print("own error")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, told), done.stderr
+
+
+def test_the_processes_that_lightning_starts_are_watched_with_patience():
+    with ending_together(trainer()):
+        assert subprocess_script._launch_process_observer is watch
+    assert subprocess_script._launch_process_observer is not watch
 
 
 def test_a_launcher_that_started_nothing_is_fine():
