@@ -32,8 +32,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 demo: install
 	$(PY) -m qcvl.train
 
+# Side by side over the cores; what a file's tests share is made once.
 test: install
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
 slow: install
 	$(PY) -m pytest -m slow
