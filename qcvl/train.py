@@ -27,6 +27,7 @@ def train(cfg: DictConfig) -> float | None:
     from rich.console import Console
 
     from qcvl.callbacks.checkpoint import TRAINER_STATE
+    from qcvl.callbacks.out_of_memory import telling_what_to_change
     from qcvl.callbacks.ranks import ending_together
     from qcvl.callbacks.trackers import start_trackers
 
@@ -37,7 +38,7 @@ def train(cfg: DictConfig) -> float | None:
     run.datamodule.setup("fit")
     run.module.configure_model()
     announce(run, cfg, console)
-    with ending_together(run.trainer):
+    with ending_together(run.trainer), telling_what_to_change(run.trainer, run.module):
         audit(run, console)
         if run.settings.resume is None:
             forget_former_start(run)

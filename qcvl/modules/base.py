@@ -79,7 +79,8 @@ class VLModule(pl.LightningModule, ABC):
         self._saved_ranks: dict[str, Any] | None = None  # of the checkpoint a run goes on from
         self._totals: dict[str, Tensor] = {}
         self._step: list[MicroBatch] = []  # the micro-batches of the current step
-        self._handed: dict[str, Any] = {}  # the current one, as the loader handed it over
+        self.handed: dict[str, Any] = {}  # the current batch, as a loader handed it over
+        self.handed_to: str | None = None  # train, validate or sanity_check
         self._drawn = 0  # what its draws were seeded with
         self._eval_totals: dict[int, dict[str, Tensor]] = {}
         self._cells = 0.0  # visual tokens of the current step
@@ -145,9 +146,8 @@ class VLModule(pl.LightningModule, ABC):
         return weights @ sums["sft_sum"].to(labels.dtype) / at_least_something(weights @ labels)
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Remember a training batch where it is: on the host it costs the device nothing until its step is done."""
-        if self.trainer.training:
-            self._handed = batch
+        """Remember a batch where it is: on the host it costs the device nothing until its step is done."""
+        self.handed, self.handed_to = batch, self.trainer.state.stage.value
         return batch
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -170,7 +170,7 @@ class VLModule(pl.LightningModule, ABC):
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
-        self._step.append(MicroBatch(batch_index, self._drawn, self._handed, labels, cells, loss.detach()))
+        self._step.append(MicroBatch(batch_index, self._drawn, self.handed, labels, cells, loss.detach()))
         return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def _add(
