@@ -125,11 +125,12 @@ def announce(run: "Run", cfg: DictConfig, console: "Console") -> None:
 
 
 def audit(run: "Run", console: "Console") -> None:
-    """Print and keep what the first samples look like and which of their tokens are trained.
+    """Print and keep what the first samples look like and which of their tokens are trained, and draw what they say.
 
     Raises:
         DataError: for a sample that cannot be encoded, before the first step.
     """
+    from qcvl.doctor.first_batch import save_first_batch
     from qcvl.doctor.labels import audit_labels, audit_report, save_audit
 
     if run.trainer.is_global_zero:
@@ -137,6 +138,9 @@ def audit(run: "Run", console: "Console") -> None:
         labels = audit_labels(run.datamodule.train_dataset(), keep_going=keep_going)
         save_audit(labels, Path(run.settings.paths.output_dir))
         console.print(audit_report(labels), soft_wrap=True)
+        data, folder = run.datamodule, Path(run.settings.paths.previews)
+        sheet = save_first_batch(labels.samples, data.processing, data.answer_format, folder)
+        console.print(f"first      {sheet}", highlight=False, markup=False, soft_wrap=True)
 
 
 def conclude(run: "Run", console: "Console", meter: Meter) -> float | None:
