@@ -1,5 +1,6 @@
 """``python -m qcvl.train``: evaluate, train, evaluate again, and say where everything is."""
 
+import shutil
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
@@ -20,9 +21,13 @@ def train(cfg: DictConfig) -> float | None:
     """Run one training job; returns the final value of the monitored metric, for sweepers."""
     meter = Meter()
     run = config.build(cfg)
+    if run.settings.replay is not None:
+        make_again(run, cfg)
+        return None
     from rich.console import Console
 
     from qcvl.callbacks.checkpoint import TRAINER_STATE
+    from qcvl.callbacks.out_of_memory import telling_what_to_change
     from qcvl.callbacks.ranks import ending_together
     from qcvl.callbacks.trackers import start_trackers
 
@@ -33,7 +38,7 @@ def train(cfg: DictConfig) -> float | None:
     run.datamodule.setup("fit")
     run.module.configure_model()
     announce(run, cfg, console)
-    with ending_together(run.trainer):
+    with ending_together(run.trainer), telling_what_to_change(run.trainer, run.module):
         audit(run, console)
         if run.settings.resume is None:
             forget_former_start(run)
@@ -42,6 +47,28 @@ def train(cfg: DictConfig) -> float | None:
         else:
             go_on(run, Path(run.settings.resume) / TRAINER_STATE)
         return conclude(run, console, meter)
+
+
+def make_again(run: "Run", cfg: DictConfig) -> None:
+    """Replay one step of another run that was not finite; print and keep (``replay.txt``) which module made it."""
+    from rich.console import Console
+
+    from qcvl.composition.resume import differences, saved_settings
+    from qcvl.modules.replay import replay, report
+
+    console, folder = Console(), Path(run.settings.replay)
+    before = saved_settings(folder)
+    now = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(now, dict)  # a root is a mapping
+    others = before and differences(
+        {**before, "job": None}, {**{str(key): value for key, value in now.items()}, "job": None}
+    )
+    if others:
+        console.print(f"replay: {others}", highlight=False, markup=False, soft_wrap=True)
+    found = report(replay(run.module, run.trainer, folder))
+    console.print(found, soft_wrap=True)
+    with (Path(run.settings.paths.output_dir) / "replay.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=120, color_system=None, force_terminal=False).print(found, soft_wrap=True)
 
 
 def inspect(run: "Run") -> None:
@@ -69,6 +96,7 @@ def forget_former_start(run: "Run") -> None:
     if run.trainer.is_global_zero:
         for name in ("logging.jsonl", "metrics.json", "bad_samples.jsonl"):
             (Path(run.settings.paths.output_dir) / name).unlink(missing_ok=True)
+        shutil.rmtree(Path(run.settings.paths.output_dir) / "nonfinite", ignore_errors=True)
 
 
 def go_on(run: "Run", state: Path) -> None:
@@ -97,11 +125,12 @@ def announce(run: "Run", cfg: DictConfig, console: "Console") -> None:
 
 
 def audit(run: "Run", console: "Console") -> None:
-    """Print and keep what the first samples look like and which of their tokens are trained.
+    """Print and keep what the first samples look like and which of their tokens are trained, and draw what they say.
 
     Raises:
         DataError: for a sample that cannot be encoded, before the first step.
     """
+    from qcvl.doctor.first_batch import save_first_batch
     from qcvl.doctor.labels import audit_labels, audit_report, save_audit
 
     if run.trainer.is_global_zero:
@@ -109,6 +138,9 @@ def audit(run: "Run", console: "Console") -> None:
         labels = audit_labels(run.datamodule.train_dataset(), keep_going=keep_going)
         save_audit(labels, Path(run.settings.paths.output_dir))
         console.print(audit_report(labels), soft_wrap=True)
+        data, folder = run.datamodule, Path(run.settings.paths.previews)
+        sheet = save_first_batch(labels.samples, data.processing, data.answer_format, folder)
+        console.print(f"first      {sheet}", highlight=False, markup=False, soft_wrap=True)
 
 
 def conclude(run: "Run", console: "Console", meter: Meter) -> float | None:

@@ -59,9 +59,10 @@ def assemble(settings: Train) -> Run:
         **shared,
     )
     contract = describe(**moved, **shared, pairing=settings.data.pair)
-    if settings.resume is not None:
-        require_same_base(Path(settings.resume), contract.base, "resume")
-        require_same_text(Path(settings.resume), processing, "resume")
+    if (folder := _goes_on_from(settings)) is not None:
+        name = "resume" if settings.resume is not None else "replay"
+        require_same_base(folder, contract.base, name)
+        require_same_text(folder, processing, name)
     module = settings.objective.setup(
         optimizer=settings.optimizer,
         lr_scheduler=settings.lr_scheduler,
@@ -104,9 +105,17 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated")
+    warnings.filterwarnings("ignore", message=r"You have overridden `on_before_batch_transfer`")  # on purpose
     # Imported by peft where it is there; on a CPU it misses a faster kernel, and says so in each process.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     disable_progress_bar()  # of transformers: one line a checkpoint, drawn over the table of towers
+
+
+def _goes_on_from(settings: Train) -> Path | None:
+    """The folder with the weights of a run that goes on, or of the step that is replayed."""
+    if settings.resume is not None:
+        return Path(settings.resume)
+    return None if settings.replay is None else Path(settings.replay) / "model"
 
 
 def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
@@ -115,7 +124,8 @@ def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
     ``latest`` is one of this job's runs, ``previous`` that of the sweep's job before.
 
     Adapters that start from a fully trained checkpoint have it as their base, so it takes the model's place. A run that
-    goes on starts from its own checkpoint: by now another one may be the latest, or the first may be gone.
+    goes on, or one of whose steps is replayed, starts from what was saved of it: by now another checkpoint may be the
+    latest, or the first may be gone.
     """
     from qcvl.checkpoints.adapters import is_adapter
     from qcvl.checkpoints.agreement import require_same_base, require_same_text
@@ -129,10 +139,10 @@ def _starting_point(settings: Train) -> "tuple[Model, Path | None]":
     init_from, model = settings.stage.init_from, settings.model
     if init_from is None:
         return model, None
-    if settings.resume is not None:
-        base_model = base_of(read_contract(Path(settings.resume)), model)
+    if (former := _goes_on_from(settings)) is not None:
+        base_model = base_of(read_contract(former), model)
         # AdaLoRA's file lacks what it pruned; the trainer's state, read later, has all of it.
-        return base_model, None if settings.tuner.kind == "adalora" else Path(settings.resume)
+        return base_model, None if settings.tuner.kind == "adalora" else former
     if init_from == "previous":
         previous = find_previous(Path(settings.paths.output_dir), settings.stage.number)
         if previous is None:

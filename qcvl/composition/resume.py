@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qcvl.composition.processes import is_first_process
 from qcvl.errors import CheckpointError, ConfigError
 
-_NOT_PART_OF_A_RUN = frozenset({"paths", "logger", "hydra", "resume", "batch_probe"})
+_NOT_PART_OF_A_RUN = frozenset({"paths", "logger", "hydra", "resume", "replay", "batch_probe"})
 _MAY_CHANGE = re.compile(r"^(trainer\.(max_\w+|devices|num_nodes|default_root_dir)|.*\b(num_)?workers)$")
 
 
@@ -56,8 +56,8 @@ def quoted(path: Path) -> str:
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """SHA-256 of resolved settings, but for those that may change when a run goes on.
 
-    Left out: paths (also where they appear inside other settings), logger, hydra, resume, batch_probe,
-    ``trainer.max_*``, the number of devices and of workers.
+    Left out: paths (also where they appear inside other settings), logger, hydra, resume, replay,
+    batch_probe, ``trainer.max_*``, the number of devices and of workers.
     """
     return hashlib.sha256(json.dumps(_lasting(settings), sort_keys=True, default=str).encode()).hexdigest()
 
@@ -95,7 +95,7 @@ def _newest_checkpoint(arguments: Sequence[str], root: str, run_dir: Path | None
         return None
     wanted = fingerprint(settings)
     for candidate in _unfinished_runs(Path(settings["paths"]["outputs"]) / settings["job"]):
-        if fingerprint(_saved_settings(candidate)) == wanted and (found := newest_complete(candidate / "checkpoints")):
+        if fingerprint(saved_settings(candidate)) == wanted and (found := newest_complete(candidate / "checkpoints")):
             return _absolute(found)
     return None
 
@@ -110,7 +110,7 @@ def _is_finished(metrics: Path) -> bool:
     return metrics.is_file() and bool(json.loads(metrics.read_text(encoding="utf-8")).get("final"))
 
 
-def _saved_settings(run_dir: Path) -> dict[str, Any]:
+def saved_settings(run_dir: Path) -> dict[str, Any]:
     """A run's ``config.yaml`` as plain data: nothing in it is resolved or instantiated."""
     path = run_dir / "config.yaml"
     if not path.is_file():
@@ -162,12 +162,19 @@ def _say_differences(checkpoint: Path, arguments: Sequence[str], root: str) -> N
     """Name the settings in which an explicitly resumed run differs from its first part."""
     if not is_first_process():
         return
-    before = _lasting(_saved_settings(checkpoint.parent.parent))
-    now = _lasting(_compose(arguments, root)) if before else {}
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if now and changed:
-        shown = ", ".join(f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in changed[:5])
-        _say(f"resume: {len(changed)} settings differ from the run's own config.yaml: {shown}")
+    before = saved_settings(checkpoint.parent.parent)
+    if before and (now := _compose(arguments, root)) and (told := differences(before, now)):
+        _say(f"resume: {told}")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """In which settings a run and its ``config.yaml`` differ, but for those that may; None: in none."""
+    then, this = _lasting(before), _lasting(now)
+    changed = [key for key in sorted(then.keys() | this.keys()) if then.get(key) != this.get(key)]
+    if not changed:
+        return None
+    shown = ", ".join(f"{key} {then.get(key)!r} -> {this.get(key)!r}" for key in changed[:5])
+    return f"{len(changed)} settings differ from the run's own config.yaml: {shown}"
 
 
 def _say(message: str) -> None:

@@ -44,12 +44,14 @@ class Train(Root):
 
     ``resume`` is None for a fresh start (also after ``resume=auto`` that found nothing), else a checkpoint folder.
     ``tiles`` None validates whole photos. ``batch_probe`` looks for the largest ``data.token_budget`` (see
-    ``callbacks.batch_probe``).
+    ``callbacks.batch_probe``). ``replay`` is None, or the folder of a step that was not finite: then nothing is trained
+    and that step is made again (see ``modules.replay``).
     """
 
     batch_probe: bool
     global_max_length: PositiveInt
     resume: Annotated[str | None, BeforeValidator(lambda value: None if value == "auto" else value)]
+    replay: str | None
     generation: Any
     tiles: Any
     model: Any

@@ -24,8 +24,10 @@ def muon_needs_whole_matrices(cfg: DictConfig) -> str | None:
 
 
 def weights_come_from_one_place(cfg: DictConfig) -> str | None:
-    """``latest`` needs a lower stage; ``init_from`` and ``resume`` may not name the same checkpoint."""
+    """``latest`` needs a lower stage; ``init_from``, ``resume`` and ``replay`` may not say two things."""
     init_from, resume = OmegaConf.select(cfg, "stage.init_from"), OmegaConf.select(cfg, "resume")
+    if resume is not None and OmegaConf.select(cfg, "replay") is not None:
+        return "replay: makes one step again and trains nothing; leave out resume"
     if init_from == "latest" and OmegaConf.select(cfg, "stage.number") == 1:
         return "stage.init_from: latest takes the weights of a lower stage and 1 is the lowest; use a path or null"
     if resume not in (None, "auto") and init_from is not None and init_from == resume:

@@ -5,9 +5,10 @@ Nothing in it draws a random number: a sample is a pure function of its key, so 
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -18,6 +19,7 @@ from rich.text import Text
 from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE, IMAGE_PAD, VIDEO_PAD
 from qcvl.data.dataset import Key, Samples
+from qcvl.data.encode import Features
 from qcvl.data.health import check_batch
 from qcvl.data.label_kinds import LabelKind, answer_kinds
 from qcvl.errors import DataError
@@ -49,12 +51,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class AuditedSample:
-    """One encoded sample: where its record stands, its task, and all its tokens."""
+    """One encoded sample: where its record stands, its task, all its tokens, and what the model gets."""
 
     where: str
     task: Task
     pieces: tuple[Piece, ...]
     image_tokens: int
+    features: Features = field(repr=False, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -135,7 +138,7 @@ def audit_sample(dataset: Samples, key: Key) -> AuditedSample | None:
         error.add_note(f"in the sample made of {where}")
         raise
     pieces = tuple(_pieces(processing, features.input_ids, features.labels != IGNORE, sample.task))
-    return AuditedSample(where, sample.task, pieces, int((features.token_types > 0).sum()))
+    return AuditedSample(where, sample.task, pieces, int((features.token_types > 0).sum()), features)
 
 
 def audit_report(audit: LabelAudit) -> Group:
@@ -149,13 +152,20 @@ def save_audit(audit: LabelAudit, folder: Path) -> None:
     content = {
         "tasks": audit.numbers(),
         "dropped": audit.dropped,
-        "samples": [{"tokens": sample.tokens, **asdict(sample)} for sample in audit.shown()],
+        "samples": [_content(sample) for sample in audit.shown()],
     }
     text = json.dumps(content, ensure_ascii=False, indent=1)
     (folder / "label_audit.json").write_text(text + "\n", encoding="utf-8")
     with (folder / "label_audit.txt").open("w", encoding="utf-8") as file:
         console = Console(file=file, width=WIDTH, color_system=None, force_terminal=False)
         console.print(audit_report(audit), soft_wrap=True)
+
+
+def _content(sample: AuditedSample) -> dict[str, Any]:
+    """A sample in ``label_audit.json``."""
+    pieces = [asdict(piece) for piece in sample.pieces]
+    told = {"tokens": sample.tokens, "where": sample.where, "task": sample.task, "pieces": pieces}
+    return told | {"image_tokens": sample.image_tokens}
 
 
 def _pieces(processing: Processing, ids: np.ndarray, trained: np.ndarray, task: Task) -> Iterator[Piece]:

@@ -90,6 +90,22 @@ def clip_patches(frames: np.ndarray, family: Family) -> np.ndarray:
     return np.ascontiguousarray(values).reshape(time * rows * columns, family.patch_values)
 
 
+def to_frames(rows: np.ndarray, grid: tuple[int, int, int], family: Family) -> np.ndarray:
+    """The picture, or the frames of a clip, that patch rows were cut from, uint8 ``[T, H, W, 3]``.
+
+    Args:
+        rows: uint8 patch rows ``[time * rows * columns, …]``, of stills or with frames (see ``to_patches``).
+        grid: ``(time, rows, columns)``.
+        family: patch sides.
+    """
+    side, merge = family.patch_size, family.merge_size
+    time, high, wide = grid
+    group = rows.shape[1] // (3 * side * side)
+    blocks = rows.reshape(time, high // merge, wide // merge, merge, merge, 3, group, side, side)
+    frames = blocks.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)  # [time, group, R, merge, side, C, merge, side, 3]
+    return np.ascontiguousarray(frames).reshape(time * group, high * side, wide * side, 3)
+
+
 def repeated(rows: np.ndarray, times: int) -> np.ndarray:
     """Still patch rows ``[N, 3 * side * side]`` as transformers lays them out, ``[N, 3 * times * side * side]``."""
     parts = rows.reshape(len(rows), 3, 1, rows.shape[1] // 3)

@@ -1,7 +1,8 @@
 """What every objective shares: building the tuned model, optimizer steps in tokens, validation, and what is saved."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
 from qcvl.modules.finite import FiniteSteps
 from qcvl.modules.gradients import gradient_norms
-from qcvl.modules.sums import by_kind, on_cpu, summed
+from qcvl.modules.kept_step import MicroBatch, keep_step, samples_of
+from qcvl.modules.sums import at_least_something, by_kind, on_cpu, summed
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
 from qcvl.tuning.ranks import RankCourse
@@ -76,7 +78,10 @@ class VLModule(pl.LightningModule, ABC):
         self.rank_course: RankCourse | None = None
         self._saved_ranks: dict[str, Any] | None = None  # of the checkpoint a run goes on from
         self._totals: dict[str, Tensor] = {}
-        self._batches: list[int] = []  # the micro-batches of the current step
+        self._step: list[MicroBatch] = []  # the micro-batches of the current step
+        self.handed: dict[str, Any] = {}  # the current batch, as a loader handed it over
+        self.handed_to: str | None = None  # train, validate or sanity_check
+        self._drawn = 0  # what its draws were seeded with
         self._eval_totals: dict[int, dict[str, Tensor]] = {}
         self._cells = 0.0  # visual tokens of the current step
 
@@ -138,12 +143,18 @@ class VLModule(pl.LightningModule, ABC):
     def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
         """The scalar to minimize, from sums and the step's global counts (of labels by kind)."""
         weights = self.token_weights.to(labels.dtype)
-        return weights @ sums["sft_sum"].to(labels.dtype) / _at_least_something(weights @ labels)
+        return weights @ sums["sft_sum"].to(labels.dtype) / at_least_something(weights @ labels)
+
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Remember a batch where it is: on the host it costs the device nothing until its step is done."""
+        self.handed, self.handed_to = batch, self.trainer.state.stage.value
+        return batch
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Seed the step's draws (dropout) from (seed, rank, epoch, batch): a resumed run draws what it would have."""
         key = [self.seed, self.global_rank, self.current_epoch, batch_idx]
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        self._drawn = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+        torch.manual_seed(self._drawn)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One micro-batch's share of its optimizer step's loss.
@@ -159,7 +170,7 @@ class VLModule(pl.LightningModule, ABC):
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
-        self._batches.append(batch_index)
+        self._step.append(MicroBatch(batch_index, self._drawn, self.handed, labels, cells, loss.detach()))
         return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def _add(
@@ -182,23 +193,19 @@ class VLModule(pl.LightningModule, ABC):
         """
         if self.rank_course is not None:
             self.rank_course.add_penalty()
-        totals, batches = self._reduced(self._totals), self._batches
-        self._totals, self._batches = {}, []
+        totals, step = self._reduced(self._totals), self._step
+        self._totals, self._step = {}, []
         logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
         logs |= self._gradient_norms(expected=bool(totals["labels"].sum()))
         values = [float(totals["loss"]), logs["train/grad_norm"]]
-        self.finite.look(optimizer, values, self.trainer.global_step, lambda: self._where(batches))
+        where, keep = partial(samples_of, self, step), partial(keep_step, self, step)
+        self.finite.look(optimizer, values, self.trainer.global_step, where, keep)
         for group in optimizer.param_groups:
             key = f"lr/{group['tower']}"
             logs[key] = max(logs.get(key, 0.0), group["lr"])
         if self.finite.total:
             logs["train/nonfinite_steps"] = self.finite.total
         self.log_dict({key: float(value) for key, value in logs.items()}, batch_size=1)
-
-    def _where(self, batches: Sequence[int]) -> str:
-        """Where the samples of some of this epoch's micro-batches stand, on this rank."""
-        loader = self.trainer.train_dataloader
-        return ", ".join(place for number in batches for place in loader.where(self.current_epoch, number))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimizer, then what follows from its gradients: the adapters' ranks, where they shrink."""
@@ -217,7 +224,7 @@ class VLModule(pl.LightningModule, ABC):
         """Log values (without prefix) from summed totals: the weighted loss and the accuracy."""
         labels, weights = totals["labels"], self.token_weights.double()
         return {
-            "sft_loss": weights @ totals["sft_sum"] / _at_least_something(weights @ labels),
+            "sft_loss": weights @ totals["sft_sum"] / at_least_something(weights @ labels),
             "token_acc": totals["correct"] / labels.sum().clamp(min=1),
         }
 
@@ -291,8 +298,3 @@ class VLModule(pl.LightningModule, ABC):
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
-
-
-def _at_least_something(total: Tensor) -> Tensor:
-    """The divisor of a mean, 1 where nothing counts."""
-    return torch.where(total > 0, total, torch.ones_like(total))

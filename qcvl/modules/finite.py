@@ -24,6 +24,7 @@ class FiniteSteps:
         self.limit = limit
         self.total = 0
         self._in_row: list[str] = []
+        self._replay: str | None = None  # how to make the first of them again
 
     @property
     def skipping(self) -> bool:
@@ -31,7 +32,12 @@ class FiniteSteps:
         return bool(self._in_row)
 
     def look(
-        self, optimizer: torch.optim.Optimizer, values: Sequence[float], step: int, where: Callable[[], str]
+        self,
+        optimizer: torch.optim.Optimizer,
+        values: Sequence[float],
+        step: int,
+        where: Callable[[], Sequence[Sequence[str]]],
+        keep: Callable[[], str | None],
     ) -> bool:
         """Whether the step may go ahead; if not, its gradients are gone, so that no weight moves.
 
@@ -39,7 +45,8 @@ class FiniteSteps:
             optimizer: holds the gradients.
             values: the step's loss and gradient norm.
             step: its number, for messages.
-            where: tells which samples it was made of.
+            where: tells which samples each of its micro-batches was made of.
+            keep: keeps the step, while its weights and gradients are there, and says how to make it again.
 
         Raises:
             QcvlError: at the limit, naming the samples of the last steps.
@@ -47,18 +54,22 @@ class FiniteSteps:
         if all(map(math.isfinite, values)):
             self._in_row = []
             return True
+        replay = keep()
+        self._replay = replay or self._replay
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
         self.total += 1
-        self._in_row.append(f"step {step}: {where()}")
-        log.warning("left out, loss or gradient is not finite (%s in this run): %s", self.total, self._in_row[-1])
+        self._in_row.append(f"step {step}: {', '.join(place for samples in where() for place in samples)}")
+        told = f"{self._in_row[-1]}; {replay}" if replay else self._in_row[-1]
+        log.warning("left out, loss or gradient is not finite (%s in this run): %s", self.total, told)
         if len(self._in_row) >= self.limit:
             raise QcvlError(
                 f"{self.limit} optimizer steps in a row had a loss or gradient that is not finite, of these samples:\n"
                 + "\n".join(self._in_row)
                 + "\nlower stage.rates, use trainer.precision=bf16-mixed in place of 16-mixed, or look at these with "
                 "qcvl.check decode=true; checkpoints are sound, and objective.max_nonfinite_steps is the limit"
+                + (f"\nthe first of this run was {self._replay}" if self._replay else "")
             )
         return False
 

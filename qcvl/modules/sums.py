@@ -25,3 +25,8 @@ def by_kind(sums: Sums) -> dict[str, Tensor]:
     """The mean cross-entropy of each label kind that occurs: ``sft_loss/<kind>``."""
     total, labels = sums["sft_sum"], sums["labels"]
     return {f"sft_loss/{kind}": total[i] / labels[i] for i, kind in enumerate(LABEL_KINDS) if labels[i] > 0}
+
+
+def at_least_something(total: Tensor) -> Tensor:
+    """The divisor of a mean, 1 where nothing counts."""
+    return torch.where(total > 0, total, torch.ones_like(total))

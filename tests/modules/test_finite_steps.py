@@ -91,14 +91,15 @@ def test_a_loss_that_is_no_number_counts_though_its_gradients_are(make_module):
     weight.grad = torch.ones(2)
     optimizer = torch.optim.SGD([weight], lr=1.0)
     finite = FiniteSteps(limit=2)
-    assert not finite.look(optimizer, [math.nan, 1.0], 0, lambda: "a.jsonl:1")
+    assert not finite.look(optimizer, [math.nan, 1.0], 0, lambda: [["a.jsonl:1"]], lambda: None)
     assert weight.grad is None and finite.skipping
-    assert finite.look(optimizer, [1.0, 1.0], 1, lambda: "a.jsonl:2")
+    assert finite.look(optimizer, [1.0, 1.0], 1, lambda: [["a.jsonl:2"]], lambda: None)
     assert not finite.skipping and finite.total == 1
 
 
 def test_the_count_goes_on_after_a_resume():
     finite = FiniteSteps(limit=2)
     finite.load_state_dict({"total": 7})
-    finite.look(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), [math.inf], 0, lambda: "a.jsonl:1")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    finite.look(optimizer, [math.inf], 0, lambda: [["a.jsonl:1"]], lambda: None)
     assert finite.state_dict() == {"total": 8}
