@@ -45,7 +45,7 @@ def token_divergence(student: Tensor, teacher: Tensor, beta: float) -> tuple[Ten
         mixture = torch.logaddexp(student + math.log1p(-beta), teacher + math.log(beta))
         forward = beta * (teacher.exp() * (teacher - mixture)).sum(-1)
         ratio = student - mixture
-    # Of KL(student || M) and KL(teacher || M) together, the gradient by a probability is the log ratio but for constants.
+    # The gradient of both terms by a student's probability is the log ratio, and a constant that the softmax removes.
     weight = 1.0 if beta == 1 else 1 - beta
     probabilities = student.exp()
     reverse = (probabilities * ratio).sum(-1)
