@@ -194,7 +194,7 @@ def lora():
 
 @pytest.fixture
 def make_module(small_model, processing, prompts):
-    """``make_module(tuner=…, towers=[…], aux_grounding=…)``: an SFTModule over the small random model."""
+    """``make_module(tuner=…, towers=[…], aux_grounding=…)``: an SFTModule (or ``objective``'s) over the small model."""
     import torch
 
     from qcvl.checkpoints.describe import describe
@@ -203,7 +203,7 @@ def make_module(small_model, processing, prompts):
     from qcvl.tuning.descent.settings import AdamW, CosineWarmupWithMinLr
     from qcvl.tuning.settings import FullTuner, TrainingStage
 
-    def make(*, tuner=None, towers=("llm", "aligner"), rate=1e-3, model=None, **changes):
+    def make(*, tuner=None, towers=("llm", "aligner"), rate=1e-3, model=None, objective=None, **changes):
         torch.manual_seed(0)  # a module's draws follow from the seed of the run it is built in
         model, tuner = model or small_model(), tuner or FullTuner()
         stage = choice("stage/2.yaml") | {"towers": list(towers), "rates": {"adapter": rate, "full": rate}}
@@ -215,6 +215,8 @@ def make_module(small_model, processing, prompts):
             "lr_scheduler": CosineWarmupWithMinLr(**choice("lr_scheduler/cosine_warmup_with_min_lr.yaml")),
             "init_from": None,
         }
+        if objective is not None:
+            return objective.setup(**parts | changes)
         objective = choice("objective/sft.yaml")
         objective["token_weights"] |= changes.pop("token_weights", {})
         own = ("aux_grounding", "load_balance", "max_nonfinite_steps")

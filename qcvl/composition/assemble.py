@@ -54,7 +54,7 @@ def assemble(settings: Train) -> Run:
         augment=settings.augment,
         max_length=settings.global_max_length,
         seed=settings.seed,
-        grounding=settings.objective.aux_grounding > 0,
+        grounding=settings.objective.grounding,
         pairing=settings.data.pair,
         **shared,
     )

@@ -1,10 +1,10 @@
 """A generation loop in which finished rows leave the batch; greedy answers equal ``model.generate``'s."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 LEAVE_SHARE = 1 / 8  # of the rows must have finished before the cache is copied without them
@@ -38,7 +38,11 @@ class Written(NamedTuple):
 
 
 def generate(
-    model: nn.Module, parts: Iterable[Mapping[str, Tensor]], limits: Sequence[int], end_id: int, sampler: Sampler
+    model: Callable[..., Any],
+    parts: Iterable[Mapping[str, Any]],
+    limits: Sequence[int],
+    end_id: int,
+    sampler: Sampler,
 ) -> list[Written]:
     """Continue left-padded prompts until ``end_id`` or each row's limit.
 
@@ -46,9 +50,10 @@ def generate(
     costs nearly the same for few rows and for many.
 
     Args:
-        model: a Qwen vision-language model, plain or wrapped by peft, in eval mode.
+        model: a Qwen vision-language model, plain or wrapped by peft, in eval mode, or what is called as one.
         parts: for some of the B rows after another ``input_ids`` and ``attention_mask`` ``[b, L]``, ``position_ids``
-            ``[4, b, L]``, ``mm_token_type_ids`` ``[b, L]``, ``pixel_values``, ``image_grid_thw``; L is the same in all.
+            ``[4, b, L]``, and what else the model is called with (``mm_token_type_ids`` ``[b, L]``, ``pixel_values``,
+            ``image_grid_thw``); L is the same in all.
         limits: the most tokens to write, one a row.
         end_id: the end-of-turn token.
         sampler: chooses the next tokens.
@@ -81,7 +86,7 @@ def generate(
         cache, logits = out.past_key_values, out.logits[:, -1]
 
 
-def _read(model: nn.Module, parts: Iterable[Mapping[str, Tensor]]) -> tuple[Cache, Tensor, Tensor | None, Tensor]:
+def _read(model: Callable[..., Any], parts: Iterable[Mapping[str, Any]]) -> tuple[Cache, Tensor, Tensor | None, Tensor]:
     """The cache of all prompts; the logits ``[B, V]``, mask ``[B, L]`` and positions ``[4, B, 1]`` at their ends.
 
     Rows of one length need no mask (None), for which attention would pay.

@@ -41,7 +41,7 @@ class HFPredictor:
         replies: list[Reply] = []
         device = next(self.model.parameters()).device
         sampler = Sampler(self.generation.temperature, self.generation.top_p, device)
-        with _evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             for start in range(0, len(requests), self.generation.batch_size):
                 batch = requests[start : start + self.generation.batch_size]
                 limits = [min(request.max_new_tokens, self.generation.max_new_tokens) for request in batch]
@@ -111,7 +111,8 @@ def _encoded(processing: Processing, prompt: TaskPrompt, grids: tuple[tuple[int,
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model in eval mode, and back."""
     training = model.training
     model.eval()
     try:

@@ -1,13 +1,12 @@
 """The training path: packed samples in, final hidden states and merged visual tokens out, logits only where asked."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qcvl.errors import DataError
 from qcvl.models.attention import VARLEN
@@ -24,6 +23,21 @@ class Hidden(NamedTuple):
     states: torch.Tensor
     visual: torch.Tensor | None
     router_logits: tuple[torch.Tensor, ...] = ()
+
+
+class Seen(NamedTuple):
+    """What the vision tower and the aligner make of a row's images.
+
+    ``merged`` are visual tokens ``[cells, H]`` in row order, ``deepstack`` the further ones of the same shape that go
+    into the first layers of the language model, none in most families. ``blocks`` are outputs ``[patches, D]`` of the
+    tower's blocks, by number, that the aligner reads; the last one is among them. A row of text alone has no cell, and
+    ``nothing`` is then the scalar 0 that depends on both.
+    """
+
+    merged: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...]
+    blocks: Mapping[int, torch.Tensor]
+    nothing: torch.Tensor | None
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
@@ -43,7 +57,9 @@ def normalised(patches: torch.Tensor, family: Family) -> torch.Tensor:
     return values.div_(255).sub_(mean).div_(std).flatten(1)
 
 
-def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool = False) -> Hidden:
+def hidden_states(
+    model: nn.Module, batch: Mapping[str, Any], *, routing: bool = False, seen: Seen | None = None
+) -> Hidden:
     """Run both towers over packed samples.
 
     Args:
@@ -52,6 +68,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
             (lengths of the samples, summing to L), and with images or videos ``pixel_values [N, patch_values]`` (see
             ``normalised``) and ``image_grid_thw [n, 3]``, one grid a run of visual tokens.
         routing: give the logits of the routers as well.
+        seen: what ``look`` gave for the row's images, in place of looking at them here.
 
     Images and videos lie in one list, in the order of the row: the vision tower sees each frame pair of a video as it
     sees an image.
@@ -65,17 +82,11 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
     core = unwrap(model).model
     embeds = core.get_input_embeddings()(batch["input_ids"])
     extra: dict[str, Any] = {"output_router_logits": True} if routing else {}
-    visual = None
-    if batch.get("pixel_values") is not None:
-        seen = _look(core.visual, batch["pixel_values"], batch["image_grid_thw"])
-        visual, deepstack = seen.pooler_output, getattr(seen, "deepstack_features", None)
-        is_cell = _cells(core, batch["input_ids"])
-        if not len(batch["pixel_values"]):
-            embeds = embeds + _nothing([visual, *(deepstack or [])]).to(embeds.dtype)
-            visual, deepstack = visual[:0], None
-        embeds = _place(embeds, is_cell, visual)
-        if deepstack:
-            extra |= {"visual_pos_masks": is_cell, "deepstack_visual_embeds": deepstack}
+    if seen is None and batch.get("pixel_values") is not None:
+        seen = look(model, batch["pixel_values"], batch["image_grid_thw"])
+    if seen is not None:
+        embeds, more = place(core, batch["input_ids"], embeds, seen)
+        extra |= more
     out = core.language_model(
         inputs_embeds=embeds,
         position_ids=batch["position_ids"],
@@ -84,6 +95,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
         **_packing(core.language_model.config._attn_implementation, batch["segments"], embeds.device),
         **extra,
     )
+    visual = None if seen is None else seen.merged
     return Hidden(out.last_hidden_state, visual, tuple(out.get("router_logits") or ()))
 
 
@@ -95,20 +107,113 @@ def label_logits(model: nn.Module, hidden: torch.Tensor, label_index: torch.Tens
     return unwrap(model).get_output_embeddings()(hidden[0, label_index])
 
 
-def _look(visual: PreTrainedModel, pixel_values: torch.Tensor, grids: torch.Tensor) -> BaseModelOutputWithPooling:
+def look(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    grids: torch.Tensor,
+    *,
+    blocks: Mapping[int, torch.Tensor] | None = None,
+    keep_blocks: bool = False,
+) -> Seen:
     """The vision tower and aligner, without a graph when none of their parameters is trained.
 
     Without a patch they look at one blank cell.
+
+    Args:
+        model: a Qwen vision-language model, plain or wrapped by peft.
+        pixel_values: ``[N, patch_values]`` (see ``normalised``).
+        grids: ``image_grid_thw [n, 3]``.
+        blocks: outputs of the same blocks over the same images, of which the aligner alone is run anew.
+        keep_blocks: give the outputs of blocks.
     """
     if not pixel_values.is_floating_point():
         raise DataError(f"pixel_values are {pixel_values.dtype}, grey levels; give them to normalised() first")
+    visual = unwrap(model).model.visual
     trained = any(parameter.requires_grad for parameter in visual.parameters())
-    if not len(pixel_values):
+    blank = not len(pixel_values)
+    if blank:
         side = visual.spatial_merge_size
         pixel_values = pixel_values.new_zeros(side**2, pixel_values.shape[1])
         grids = torch.tensor([[1, side, side]], dtype=grids.dtype, device=grids.device)
-    with nullcontext() if trained else torch.no_grad():
-        return visual(pixel_values.to(visual.dtype), grid_thw=grids, return_dict=True)
+    kept: dict[int, torch.Tensor] = {}
+    replay = nullcontext() if blocks is None else _replaying(visual, blocks)
+    with (
+        nullcontext() if trained else torch.no_grad(),
+        replay,
+        _keeping(visual, kept) if keep_blocks else nullcontext(),
+    ):
+        out = visual(pixel_values.to(visual.dtype), grid_thw=grids, return_dict=True)
+    merged, deepstack = out.pooler_output, tuple(getattr(out, "deepstack_features", None) or ())
+    if not blank:
+        return Seen(merged, deepstack, kept, None)
+    return Seen(merged[:0], tuple(part[:0] for part in deepstack), kept, _nothing([merged, *deepstack]))
+
+
+def _read_by_aligner(visual: PreTrainedModel) -> set[int]:
+    """Numbers of the blocks whose outputs go into the aligner."""
+    return {*getattr(visual, "deepstack_visual_indexes", ()), len(visual.blocks) - 1}
+
+
+@contextmanager
+def _keeping(visual: PreTrainedModel, kept: dict[int, torch.Tensor]) -> Iterator[None]:
+    """Put the outputs that the aligner reads into ``kept``."""
+
+    def keep(index: int) -> Any:
+        return lambda module, inputs, output: kept.update({index: output})
+
+    hooks = [visual.blocks[index].register_forward_hook(keep(index)) for index in _read_by_aligner(visual)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Replayed(nn.Module):
+    """Stands for a block whose output is known; one that is None gives on what it gets."""
+
+    def __init__(self, output: torch.Tensor | None) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return hidden_states if self.output is None else self.output
+
+
+@contextmanager
+def _replaying(visual: PreTrainedModel, blocks: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """Let the tower's forward run on known outputs of its blocks, whatever a family does around them."""
+    own = visual.blocks
+    visual.blocks = nn.ModuleList(_Replayed(blocks.get(index)) for index in range(len(own)))
+    try:
+        yield
+    finally:
+        visual.blocks = own
+
+
+def place(
+    core: nn.Module, input_ids: torch.Tensor, embeds: torch.Tensor, seen: Seen
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Token embeddings ``[B, L, H]`` with visual tokens in their places, and what the language model is told of them.
+
+    ``core`` is ``unwrap(model).model``; visual tokens lie in the order of the placeholders, row after row.
+
+    Raises:
+        DataError: where there are not as many of the one as of the other.
+    """
+    if seen.nothing is not None:
+        embeds = embeds + seen.nothing.to(embeds.dtype)
+    is_cell = _cells(core, input_ids)
+    where = is_cell.flatten().nonzero()[:, 0]
+    if len(where) != len(seen.merged):
+        raise DataError(
+            f"the batch has {len(where)} visual placeholders for {len(seen.merged)} visual tokens; expand placeholders "
+            "from image_grid_thw"
+        )
+    embeds = embeds.flatten(0, 1).index_copy(0, where, seen.merged.to(embeds.dtype)).view_as(embeds)
+    if not seen.deepstack or seen.nothing is not None:
+        return embeds, {}
+    return embeds, {"visual_pos_masks": is_cell, "deepstack_visual_embeds": list(seen.deepstack)}
 
 
 def _cells(core: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
@@ -119,17 +224,6 @@ def _cells(core: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
 def _nothing(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """The scalar 0 that depends on every output of the vision tower."""
     return torch.stack([output.float().sum() for output in outputs]).sum() * 0
-
-
-def _place(embeds: torch.Tensor, is_cell: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-    """Token embeddings ``[1, L, H]`` with the visual tokens in the placeholders' places."""
-    where = is_cell[0].nonzero()[:, 0]
-    if len(where) != len(visual):
-        raise DataError(
-            f"the batch has {len(where)} visual placeholders for {len(visual)} visual tokens; expand placeholders from "
-            "image_grid_thw"
-        )
-    return embeds.index_copy(1, where, visual[None].to(embeds.dtype))
 
 
 def _packing(attention: str, segments: tuple[int, ...], device: torch.device) -> dict[str, Any]:

@@ -108,8 +108,13 @@ def answer_loss(model: torch.nn.Module, states: Tensor, labels: Tensor, label_ki
             each sample's first label is -100, so no sample predicts into the next.
         label_kinds: int8 ``[1, L]``, 0 where there is no label.
     """
-    index = label_kinds[0, 1:].nonzero()[:, 0]
+    index = before_labels(label_kinds)
     weight = unwrap(model).get_output_embeddings().weight
     losses, correct = label_cross_entropy(states[0, index], weight, labels[0, index + 1], CHUNK)
     kinds = F.one_hot(label_kinds[0, index + 1].long() - 1, len(LABEL_KINDS))
     return {"sft_sum": losses @ kinds.to(losses.dtype), "correct": correct}
+
+
+def before_labels(label_kinds: Tensor) -> Tensor:
+    """The places int64 ``[N]`` of a row at which its ``N`` labels are predicted, from ``label_kinds [1, L]``."""
+    return label_kinds[0, 1:].nonzero()[:, 0]

@@ -138,6 +138,25 @@ def test_the_playbook_of_the_aligner_trains_nothing_else_at_its_published_number
     assert (settings.optimizer.weight_decay, settings.lr_scheduler.warmup_ratio) == (0.1, 0.3)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "stage", "visual", "numbers"),
+    [
+        ("stage2_gkd", 2, False, (0.5, 0.3, 0.5, True)),
+        ("stage3_gkd", 3, False, (0.5, 0.3, 0.5, True)),
+        ("stage3_gkd_visual", 3, True, (0.5, 0.3, 0.5, True)),
+        ("gkd_forward_only", 2, False, (0.1, 1.0, 0.0, False)),
+    ],
+)
+def test_recipes_of_distillation_hold_a_model_to_itself_at_the_published_numbers(experiment, stage, visual, numbers):
+    settings = config.instantiate_settings(config.load("train", [f"experiment={experiment}"]))
+    goal = settings.objective
+    assert (settings.stage.number, settings.tuner.kind, goal.teacher) == (stage, "lora", "self")
+    assert (goal.beta, goal.sft_alpha, goal.lmbda, goal.seq_kd) == numbers
+    assert (goal.llm_kd_weight, goal.kd_temperature, goal.temperature, goal.max_completion_length) == (1, 1, 0.9, 256)
+    shown = {"enabled": visual, "weight": 0.1, "distance": "mse", "targets": ["merger", "deepstack"]}
+    assert goal.visual_kd == shown and not goal.eval_kd
+
+
 def test_a_sweep_over_stages_needs_no_further_words():
     cfg = config.load("train", ["experiment=two_stage"])
     assert (cfg.stage.init_from, cfg.tuner.method) == ("previous", "lora")

@@ -77,6 +77,22 @@ def test_an_aligner_saved_beside_an_empty_adapter_trains_in_full_at_its_own_rate
     assert cfg.optimizer.weight_decay == 0.1 and cfg.lr_scheduler.warmup_ratio == 0.3
 
 
+def test_distillation_of_ms_swift_keeps_its_teacher_weights_and_draws(sample, composed):
+    objective = composed(sample("msswift_gkd.yaml")).objective
+    expected = {"beta": 0.5, "sft_alpha": 0.3, "seq_kd": True, "lmbda": 0.5, "temperature": 0.9}
+    expected |= {"max_completion_length": 256, "teacher": "/abs/path/to/base/Qwen3-VL-4B-Instruct"}
+    assert {name: objective[name] for name in expected} == expected
+    objective = composed(sample("msswift_gkd_forward.yaml")).objective
+    assert (objective.beta, objective.sft_alpha, objective.seq_kd, objective.lmbda) == (0.1, 1.0, False, 0.0)
+
+
+def test_a_teacher_that_is_the_model_itself_becomes_no_second_copy():
+    given = {"rlhf_type": "gkd", "model": "/x/Qwen3-VL-4B-Instruct"}
+    assert translate(given | {"teacher_model": "/x/Qwen3-VL-4B-Instruct"}).settings["objective.teacher"] == "self"
+    assert translate(given | {"teacher_model": "/x/larger"}).settings["objective.teacher"] == "/x/larger"
+    assert ("rlhf_type", "dpo", "no counterpart") in translate({"rlhf_type": "dpo", "beta": 0.1}).left
+
+
 def test_a_list_of_ops_becomes_the_order_and_the_numbers_of_our_ops(sample, composed):
     cfg = composed(sample("msswift_augment.yaml"))
     assert list(cfg.augment.order) == ["hflip", "rotate", "color_jitter", "pad_to_multiple"]

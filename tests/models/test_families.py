@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from qcvl.errors import ConfigError
-from qcvl.models.forward import hidden_states, label_logits
+from qcvl.models.forward import hidden_states, label_logits, look
 from qcvl.models.positions import media_types, rope_positions
 from qcvl.models.spec import FAMILIES
 from qcvl.models.towers import TOWERS, count_parameters, linear_names, tower_modules
@@ -51,6 +51,23 @@ def inputs_of(model, batch):
     """What plain transformers is given for one sample."""
     inputs = {key: batch[key] for key in ("input_ids", "pixel_values", "image_grid_thw") if batch[key] is not None}
     return inputs | {"mm_token_type_ids": (batch["input_ids"] == model.config.image_token_id).int()}
+
+
+def test_known_outputs_of_the_vision_blocks_stand_for_running_them(model, samples):
+    """The aligner's own part is run anew: its gradients are those of the whole."""
+    batch = pack(samples)
+    pixels, grids = batch["pixel_values"], batch["image_grid_thw"]
+    whole = look(model, pixels, grids, keep_blocks=True)
+    known = {index: output.detach() for index, output in whole.blocks.items()}
+    again = look(model, pixels, grids, blocks=known)
+    merger = list(model.model.visual.merger.parameters())
+    for one, other in zip((whole.merged, *whole.deepstack), (again.merged, *again.deepstack), strict=True):
+        torch.testing.assert_close(one, other)
+    expected, found = (torch.autograd.grad(seen.merged.square().sum(), merger) for seen in (whole, again))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other)
+    other = look(model, pixels, grids, blocks={index: 2 * output for index, output in known.items()})
+    assert not torch.allclose(other.merged, whole.merged)
 
 
 def test_the_families_here_are_those_of_the_package():

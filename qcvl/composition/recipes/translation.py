@@ -89,16 +89,7 @@ OPS = {  # ops of ms-swift's augmentation list: our name, and the names of param
     "gamma": ("gamma", {"prob": "p"}),
     "pad_to_multiple": ("pad_to_multiple", {}),
 }
-_DISTILLED = (
-    "beta",
-    "lmbda",
-    "max_completion_length",
-    "rlhf_type",
-    "seq_kd",
-    "sft_alpha",
-    "teacher_model",
-    "temperature",
-)
+_DISTILLED = ("beta", "lmbda", "max_completion_length", "seq_kd", "sft_alpha", "temperature")  # as in our objective=gkd
 _SIZE = re.compile(r"Qwen(2\.5|2|3)-VL-(\d+B(?:-A\d+B)?)", re.IGNORECASE)
 _FREEZE = {"freeze_vit": "vision", "freeze_aligner": "aligner", "freeze_llm": "llm"}
 _TUNE = {"tune_mm_vision": "vision", "tune_mm_mlp": "aligner", "tune_mm_llm": "llm"}
@@ -285,10 +276,15 @@ def _augmentation(rest: Settings, recipe: Recipe) -> None:
 
 
 def _distillation(rest: Settings, recipe: Recipe) -> None:
-    if "rlhf_type" not in rest:
+    """Distillation; a teacher that is the model itself needs no second copy."""
+    if rest.get("rlhf_type") != "gkd":
         return
-    taken = {name: rest.pop(name) for name in _DISTILLED if name in rest}
-    recipe.left += [(name, value, "distillation is not part of qcvl") for name, value in taken.items()]
+    del rest["rlhf_type"]
+    recipe.groups["objective"] = "gkd"
+    teacher = rest.pop("teacher_model", None)
+    if teacher is not None:
+        recipe.settings["objective.teacher"] = "self" if teacher == recipe.settings.get("model.path") else teacher
+    recipe.settings |= {f"objective.{name}": rest.pop(name) for name in _DISTILLED if name in rest}
 
 
 def _take(rest: Settings, names: Iterable[str], keep: Iterable[str]) -> tuple[str, Any]:

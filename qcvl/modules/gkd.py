@@ -1,0 +1,215 @@
+"""Generalized knowledge distillation: cross-entropy on the data's answers, nearness to a teacher on anyone's."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qcvl.checkpoints.adapters import init_from
+from qcvl.errors import CheckpointError
+from qcvl.log import get_logger
+from qcvl.losses.jsd import Head, divergence
+from qcvl.models.forward import Seen, hidden_states, look, normalised, unwrap
+from qcvl.models.settings import at_path
+from qcvl.modules.base import VLModule
+from qcvl.modules.rollout import Author, author_of, draw_answers
+from qcvl.modules.settings import GKD
+from qcvl.modules.sft import answer_loss, before_labels
+from qcvl.modules.teacher import Teacher, frozen_copy, require_same_words, teacher_of, teacher_of_itself
+from qcvl.modules.visual_targets import features_distance, require_targets
+from qcvl.tuning.freezing import held_modules
+
+log = get_logger(__name__)
+CHUNK = (
+    512  # label positions whose logits of both models exist at once: 0.3 GiB each in fp32 at a vocabulary of 151,936
+)
+
+
+class GKDModule(VLModule):
+    """Cross-entropy on the data's answers, the divergence from a teacher's words, the distance from its features.
+
+    All are means over an optimizer step. Where answers are drawn, their number of tokens is known once they are: a
+    micro-batch (of all ranks together) then is one mean, and those of a step count by their labels in the data.
+
+    Args:
+        settings: weights, teacher and whose answers are looked at.
+        parts: those of VLModule.
+    """
+
+    def __init__(self, *, settings: GKD, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.gkd = settings
+        self.teacher: Teacher | None = None
+        self.targets: dict[str, float] = {}
+        visual = settings.visual_kd
+        if visual["enabled"]:
+            chosen = visual["targets"]
+            self.targets = {name: chosen[name] if isinstance(chosen, dict) else 1.0 for name in chosen}
+        if settings.teacher != "self":
+            other = at_path(self.spec, settings.teacher).load_processing(light=True)
+            require_same_words(self.processing, other, settings.teacher)
+        if settings.beta == 0 and settings.llm_kd_weight:
+            log.warning("objective.beta=0 is the whole KL(teacher || student); objective.llm_kd_weight=0 leaves it out")
+
+    def configure_model(self) -> None:
+        """Build the tuned model, and its teacher where one is asked anything.
+
+        Raises:
+            ConfigError: for visual targets that cannot move, or that the teacher has in other shapes.
+        """
+        super().configure_model()
+        if self.teacher is None and (self.gkd.llm_kd_weight or self.targets):
+            self.teacher = self._find_teacher()
+            require_targets(self.targets, self.built, self.teacher.model)
+
+    def _find_teacher(self) -> Teacher:
+        path, dtype = self.gkd.teacher, self.gkd.teacher_dtype
+        if path == "self":
+            return teacher_of_itself(self.built, self._teacher_dtype, **self._teacher_options)
+        spec = at_path(self.spec, path)
+        spec = spec if dtype is None else replace(spec, dtype=dtype)
+        return teacher_of(spec.load_model(), self.built, **self._teacher_options)
+
+    @property
+    def _teacher_dtype(self) -> torch.dtype | None:
+        name = self.gkd.teacher_dtype
+        return None if name is None else getattr(torch, name)
+
+    @property
+    def _teacher_options(self) -> dict[str, bool]:
+        return {"offload": self.gkd.teacher_offload, "speaks": self.gkd.llm_kd_weight > 0}
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the batch: ``sft_sum`` by label kind and ``correct``; where the teacher is asked, the rest.
+
+        ``llm_kd_sum`` counts by the batch's labels (also where drawn answers are longer or shorter), ``vision_kd_sum``
+        by its ``cells``.
+        """
+        pixels = normalised(batch["pixel_values"], self.processing.family)
+        row = {**batch, "pixel_values": pixels, "segments": tuple(batch["segments"].tolist())}
+        asked = self.teacher if self.training or self.gkd.eval_kd else None
+        author = self._author()
+        told, lesson = (None, None) if asked is None else self._ask(asked, row, author)
+        seen = self._look(row, told)
+        states = hidden_states(self.built, row, seen=seen).states
+        sums = answer_loss(self.built, states, batch["labels"], batch["label_kinds"])
+        if asked is None or told is None:
+            return sums
+        if self.gkd.llm_kd_weight:
+            if lesson is None:  # the student writes, now that it has seen the images
+                drawn = self._draw(self.built, row, seen)
+                with asked.asked(self.device) as teacher:
+                    lesson = self._hear(teacher, drawn, told)
+            if lesson.row is not row:
+                states = hidden_states(self.built, lesson.row, seen=seen).states
+            sums["llm_kd_sum"] = self._divergence(states, lesson) * self._share(row, lesson)
+        if self.targets:
+            distance = self.gkd.visual_kd["distance"]
+            sums["cells"] = torch.tensor(len(seen.merged), device=self.device)
+            sums["vision_kd_sum"] = features_distance(seen, told, self.targets, distance) * len(seen.merged)
+        return sums
+
+    def _author(self) -> Author:
+        """Whose answers the divergence is taken on: those of the data in validation."""
+        settings = self.gkd
+        if not self.training or (settings.lmbda == 0 and not settings.seq_kd):
+            return "data"
+        return author_of(self.seed, self.trainer.global_step, settings.lmbda, seq_kd=settings.seq_kd)
+
+    def _ask(self, asked: Teacher, row: dict[str, Any], author: Author) -> tuple[Seen, "Lesson | None"]:
+        """What the teacher sees, and what it says of the data's answers or of its own; None of the student's."""
+        with asked.asked(self.device) as teacher:
+            told = look(teacher, row["pixel_values"], row["image_grid_thw"], keep_blocks=True)
+            if author == "student" or not self.gkd.llm_kd_weight:
+                return told, None
+            return told, self._hear(teacher, row if author == "data" else self._draw(teacher, row, told), told)
+
+    def _look(self, row: dict[str, Any], told: Seen | None) -> Seen:
+        """What the student sees: through the teacher's blocks where they are its own."""
+        shared = told is not None and self.teacher is not None and self.teacher.sees_as_student
+        known = told.blocks if shared and told is not None else None
+        keep = "vision" in self.targets
+        return look(self.built, row["pixel_values"], row["image_grid_thw"], blocks=known, keep_blocks=keep)
+
+    def _draw(self, model: nn.Module, row: dict[str, Any], seen: Seen) -> dict[str, Any]:
+        """The row with answers of ``model``'s own; draws follow from (seed, rank, step, micro-batch)."""
+        key = [self.seed, self.global_rank, self.trainer.global_step, len(self._batches)]
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
+        return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
+
+    def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> "Lesson":
+        states = hidden_states(teacher, row, seen=told).states
+        head = unwrap(teacher).get_output_embeddings().weight.detach()
+        return Lesson(row, Head(states[0, before_labels(row["label_kinds"])], head))
+
+    def _divergence(self, states: Tensor, lesson: "Lesson") -> Tensor:
+        weight, teachers = unwrap(self.built).get_output_embeddings().weight, lesson.said.weight
+        words = min(len(weight), len(teachers))  # families pad the rows of one vocabulary to different numbers
+        student = Head(states[0, before_labels(lesson.row["label_kinds"])], weight[:words])
+        teacher = Head(lesson.said.hidden, teachers[:words])
+        return divergence(student, teacher, beta=self.gkd.beta, temperature=self.gkd.kd_temperature, chunk=CHUNK)
+
+    def _share(self, row: dict[str, Any], lesson: "Lesson") -> Tensor | float:
+        """Labels of the data for each label of the answers, over all ranks: 1 where they are the same."""
+        if lesson.row is row:
+            return 1.0
+        counts = torch.stack([(part["label_kinds"] > 0).sum() for part in (row, lesson.row)]).double()
+        if self.trainer.world_size > 1:
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        return (counts[0] / counts[1]).float()
+
+    def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
+        """The weighted sum of the means that there are."""
+        loss = self.gkd.sft_alpha * super().combine(sums, labels, cells)
+        if "llm_kd_sum" in sums:
+            loss = loss + self.gkd.llm_kd_weight * sums["llm_kd_sum"] / labels.sum().clamp(min=1)
+        if "vision_kd_sum" in sums:
+            loss = loss + self.gkd.visual_kd["weight"] * sums["vision_kd_sum"] / cells.clamp(min=1)
+        return loss
+
+    def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``sft_loss``, ``llm_kd_loss`` and ``vision_kd_loss`` as they are in the loss, and ``token_acc``."""
+        values = super().means(totals)
+        values["sft_loss"] = self.gkd.sft_alpha * values["sft_loss"]
+        if "llm_kd_sum" in totals:
+            share = totals["llm_kd_sum"] / totals["labels"].sum().clamp(min=1)
+            values["llm_kd_loss"] = self.gkd.llm_kd_weight * share
+        if "vision_kd_sum" in totals:
+            share = totals["vision_kd_sum"] / totals["cells"].clamp(min=1)
+            values["vision_kd_loss"] = self.gkd.visual_kd["weight"] * share
+        return values
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the teacher was made of."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["teacher_start"] = None if self.init_from is None else str(self.init_from)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run that goes on is held to what it was held to: to weights of its start, and not to those it has now.
+
+        Raises:
+            CheckpointError: when these are no longer there.
+        """
+        super().on_load_checkpoint(checkpoint)
+        start = checkpoint["teacher_start"]
+        if self.teacher is None or self.gkd.teacher != "self" or self.teacher.model is self.built or start is None:
+            return
+        if not Path(start).is_dir():
+            raise CheckpointError(
+                f"resume: objective.teacher=self is the model as it was at the start, and {start}, which the run "
+                "started from, is no longer there; bring it back"
+            )
+        model = self.spec.load_model()
+        first = init_from(model, self.tuner, self.stage.towers, Path(start), held_modules(model, self.stage))
+        self.teacher = teacher_of(frozen_copy(first, self._teacher_dtype), self.built, **self._teacher_options)
+
+
+class Lesson(NamedTuple):
+    """A row with answers, and what the teacher says at their labels."""
+
+    row: dict[str, Any]
+    said: Head

@@ -1,0 +1,142 @@
+"""Distillation through Lightning's Trainer: what accumulates, what is logged, what a resumed run is held to."""
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from qcvl.errors import CheckpointError
+from qcvl.modules.settings import GKD
+from tests.conftest import choice
+
+pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+KEYS = ("loss", "sft_loss", "llm_kd_loss", "vision_kd_loss", "token_acc")
+
+
+@pytest.fixture
+def train(make_module, make_datamodule, make_data, make_trainer, lora, descent, tmp_path):
+    """``train(name, …)``: the module after one epoch over four records, features held near as well."""
+
+    def run(name="run", *, limit=4, batch_size=4, accumulate=1, sources=None, devices=None, validate=False, **settings):
+        values = choice("objective/gkd_forward_only.yaml") | settings
+        values["visual_kd"] = values["visual_kd"] | {"enabled": True}
+        sources = {"train": sources or {"en": make_data.source("en.jsonl")}}
+        sources["val"] = {"val": make_data.source("en.jsonl")} if validate else None
+        data = make_data(**sources, sample_limit=limit, batch_size=batch_size, sampling="dense")
+        module = make_module(objective=GKD(**values), tuner=lora(init="random"), **descent(0.05))
+        changes = {"gradient_clip_val": None, "accumulate_grad_batches": accumulate} | (devices or {})
+        make_trainer(tmp_path / name, **changes).fit(module, make_datamodule(data=data))
+        return module
+
+    return run
+
+
+def test_micro_batches_make_the_step_of_one_big_batch(train, trained, logged, tmp_path):
+    whole = trained(train("whole"))
+    parts = trained(train("parts", batch_size=1, accumulate=4))
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-5)
+    for key in KEYS:
+        one, other = (logged(f"train/{key}", tmp_path / name) for name in ("whole", "parts"))
+        assert len(one) == 1 and one[0] > 1e-4 or key == "token_acc", key
+        assert one == pytest.approx(other, rel=1e-4), key
+
+
+def test_the_keys_are_exactly_these_each_prefixed_once(train, tmp_path, logged):
+    import json
+
+    def keys(prefix: str, name: str) -> set[str]:
+        rows = [json.loads(line) for line in (tmp_path / name / "logging.jsonl").read_text().splitlines()]
+        found = {key for row in rows for key in row if key.startswith(prefix)}
+        return {key for key in found if not key.startswith((f"{prefix}grad_norm", f"{prefix}sft_loss/"))}
+
+    train("asked", eval_kd=True, validate=True)
+    assert keys("train/", "asked") == {f"train/{key}" for key in KEYS}
+    assert keys("eval/", "asked") == {f"eval/{key}" for key in KEYS}
+    parts = sum(logged(f"eval/{key}", tmp_path / "asked")[0] for key in KEYS[1:4])
+    assert logged("eval/loss", tmp_path / "asked")[0] == pytest.approx(parts, rel=1e-5)
+    train("unasked", llm_kd_weight=0.0, validate=True)
+    assert keys("train/", "unasked") == {f"train/{key}" for key in KEYS if key != "llm_kd_loss"}
+    assert keys("eval/", "unasked") == {"eval/loss", "eval/sft_loss", "eval/token_acc"}
+
+
+def test_steps_with_and_without_photos_go_on_together(train, conversations, logged, tmp_path):
+    train(
+        limit=None,
+        batch_size=2,
+        sources={"text": str(conversations / "text.jsonl"), "en": str(conversations / "en.jsonl")},
+    )
+    distances = logged("train/vision_kd_loss", tmp_path / "run")
+    assert len(distances) == 6 and all(value >= 0 for value in distances) and max(distances) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drawn", [False, True])
+def test_two_processes_make_the_losses_of_one(train, logged, tmp_path, drawn):
+    settings = {"lmbda": 1.0, "temperature": 0.0, "max_completion_length": 5} if drawn else {}
+    train("one", batch_size=2, **settings)
+    gloo = DDPStrategy(process_group_backend="gloo", start_method="fork")
+    train("two", batch_size=1, devices={"devices": 2, "strategy": gloo}, **settings)
+    for key in (*KEYS, "grad_norm"):
+        one, two = (logged(f"train/{key}", tmp_path / name) for name in ("one", "two"))
+        assert len(one) == 2 and two == pytest.approx(one, rel=1e-3), key
+
+
+@pytest.fixture
+def beginnings(make_module, tmp_path):
+    """Two checkpoint folders of whole models that differ."""
+    folders = []
+    for index in range(2):
+        module = make_module()
+        module.configure_model()
+        with torch.no_grad():
+            module.model.lm_head.weight += index + 1
+        folders.append(tmp_path / f"beginning-{index}")
+        folders[-1].mkdir()
+        module.save(folders[-1])
+    return folders
+
+
+def test_a_run_that_goes_on_is_held_to_what_it_was_held_to(make_module, beginnings):
+    objective = GKD(**choice("objective/gkd_forward_only.yaml"))
+    first, resumed = (make_module(objective=objective, init_from=folder) for folder in beginnings)
+    for module in (first, resumed):
+        module.configure_model()
+    checkpoint = {"state_dict": first.state_dict(), "global_step": 3}
+    first.on_save_checkpoint(checkpoint)
+    assert not torch.equal(first.teacher.model.lm_head.weight, resumed.teacher.model.lm_head.weight)
+    resumed.on_load_checkpoint(checkpoint)
+    assert torch.equal(first.teacher.model.lm_head.weight, resumed.teacher.model.lm_head.weight)
+    assert not any(parameter.requires_grad for parameter in resumed.teacher.model.parameters())
+    checkpoint["teacher_start"] = str(beginnings[0]) + "-gone"
+    with pytest.raises(CheckpointError, match="beginning-0-gone, which the run started from, is no longer there"):
+        resumed.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "tuner", ["lora", "rslora", "dora", "adalora", "boft", "fourierft", "aligner", "lora_aligner_full"]
+)
+def test_with_every_tuner_the_teacher_is_the_model_without_what_it_adds(make_module, packed, tuner):
+    from qcvl.models.forward import hidden_states, normalised
+    from qcvl.tuning.settings import PeftTuner
+
+    small = {} if tuner == "aligner" else {"options": choice(f"tuner/{tuner}.yaml")["options"]}
+    module = make_module(
+        objective=GKD(**choice("objective/gkd_forward_only.yaml")),
+        tuner=PeftTuner(**choice(f"tuner/{tuner}.yaml") | small),
+    )
+    module.configure_model()
+    with torch.no_grad():
+        for parameter in module.built.parameters():
+            parameter += 0.02 * parameter.requires_grad
+    pixels = normalised(packed["pixel_values"], module.processing.family)
+    row = {**packed, "pixel_values": pixels, "segments": tuple(packed["segments"].tolist())}
+    flags = [parameter.requires_grad for parameter in module.built.parameters()]
+    with module.teacher.asked(module.device) as teacher:
+        found = hidden_states(teacher, row).states
+    assert module.teacher.model is module.built
+    assert flags == [parameter.requires_grad for parameter in module.built.parameters()]
+    with torch.no_grad():
+        expected = hidden_states(module.spec.load_model(), row).states
+        student = hidden_states(module.built, row).states
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(student, expected, atol=1e-3)
