@@ -15,7 +15,7 @@ from torch.distributed.fsdp import (
 )
 from torch.optim import Optimizer
 
-from qcvl.modules.sharded import blocks, gather_weights, gathered, load_whole, placed, release_weights, shard
+from qcvl.modules.sharded import gather_weights, gathered, load_whole, placed, release_weights, shard
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -25,12 +25,11 @@ class FSDP(ModelParallelStrategy):
 
     What is saved is whole, the same files as of one process, so that a run goes on over another number of ranks, or
     without FSDP. In validations all weights are gathered, since ranks answer different numbers of photos: a rank's
-    memory must hold the model in its number format of computing. Without that memory set ``data.val_generate=0`` …
+    memory must hold the whole model, in half precision where ``trainer.precision`` is ``bf16-mixed``.
 
     Args:
         reshard_after_forward: free a block's weights between forward and backward: less memory, one more gathering.
         cpu_offload: parts, gradients and moments lie in host memory, where the optimizer runs.
-        compile_blocks: ``torch.compile`` of each block.
         process_group_backend: None: nccl on GPUs, gloo on a CPU, and both with ``cpu_offload`` on GPUs.
     """
 
@@ -39,7 +38,6 @@ class FSDP(ModelParallelStrategy):
         *,
         reshard_after_forward: bool,
         cpu_offload: bool,
-        compile_blocks: bool,
         process_group_backend: str | None,
     ) -> None:
         super().__init__(
@@ -48,7 +46,6 @@ class FSDP(ModelParallelStrategy):
             process_group_backend=process_group_backend,
         )
         self.reshard_after_forward, self.cpu_offload = reshard_after_forward, cpu_offload
-        self.compile_blocks = compile_blocks
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -75,9 +72,6 @@ class FSDP(ModelParallelStrategy):
         """Shard the module, once, and let ``losses`` gather as a forward does; the optimizer then gets the parts."""
         module: Any = self.lightning_module
         if not isinstance(module, FSDPModule):
-            if self.compile_blocks:
-                for block in blocks(module.built):
-                    block.forward = torch.compile(block.forward, dynamic=True)  # type: ignore[method-assign]
             shard(
                 module,
                 module.built,
