@@ -23,6 +23,22 @@ def muon_needs_whole_matrices(cfg: DictConfig) -> str | None:
     return "optimizer: Muon works on whole matrices and this strategy shards them; use optimizer=adamw or strategy=ddp"
 
 
+def fsdp_shards_plain_numbers(cfg: DictConfig) -> str | None:
+    """FSDP takes parts of plain tensors, by qcvl's own strategy; some methods need each weight's whole tensor."""
+    strategy = OmegaConf.select(cfg, "trainer.strategy")
+    if isinstance(strategy, str) and "fsdp" in strategy.lower():
+        return f"trainer.strategy: {strategy} is Lightning's own, which saves no checkpoint of qcvl; use strategy=fsdp"
+    if not isinstance(strategy, DictConfig) or strategy.get("_target_") != "qcvl.modules.fsdp.FSDP":
+        return None
+    if OmegaConf.select(cfg, "tuner.quantization") is not None:
+        return "tuner.quantization: four-bit weights have no parts FSDP could shard; use tuner=lora, or strategy=ddp"
+    if OmegaConf.select(cfg, "tuner.method") == "adalora":
+        return "tuner: AdaLoRA ranks whole matrices, which strategy=fsdp shards; use tuner=lora, or strategy=ddp"
+    if str(OmegaConf.select(cfg, "optimizer._target_")).endswith("AdamW8bit"):
+        return "optimizer: moments in eight bits are of whole tensors, which strategy=fsdp shards; use optimizer=adamw"
+    return None
+
+
 def weights_come_from_one_place(cfg: DictConfig) -> str | None:
     """``latest`` needs a lower stage; ``init_from``, ``resume`` and ``replay`` may not say two things."""
     init_from, resume = OmegaConf.select(cfg, "stage.init_from"), OmegaConf.select(cfg, "resume")
@@ -146,6 +162,7 @@ def packs_are_of_conversations(cfg: DictConfig) -> str | None:
 RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
+    fsdp_shards_plain_numbers,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
     streams_have_an_end,

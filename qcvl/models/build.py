@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from qcvl.errors import CheckpointError, ConfigError
 from qcvl.models.context import extend_context
 from qcvl.models.spec import Processing
 from qcvl.models.speed import speed_up
+from qcvl.models.towers import TOWERS, Tower, tower_of
 
 if TYPE_CHECKING:
     from qcvl.models.settings import ModelSettings, ModelSpec, ScratchModel
@@ -142,12 +144,12 @@ def _finish(model: PreTrainedModel, spec: "ModelSettings") -> PreTrainedModel:
     """Fast paths, and activation checkpoints where asked."""
     speed_up(model, spec.attn)
     if spec.gradient_checkpointing:
-        checkpoint_activations(model)
+        checkpoint_activations(model, TOWERS if spec.gradient_checkpointing is True else spec.gradient_checkpointing)
     return model
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Recompute layers in backward instead of keeping their activations.
+def checkpoint_activations(model: PreTrainedModel, towers: Collection[Tower]) -> None:
+    """Recompute layers of ``towers`` in backward instead of keeping their activations.
 
     The non-reentrant form needs no gradient at its inputs. transformers and peft would still hook the embeddings to
     make one, which keeps a graph through frozen layers, so the model's method that sets those hooks does nothing here.
@@ -157,6 +159,9 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     else:  # transformers below 5.22
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    for name, module in model.named_modules():
+        if getattr(module, "gradient_checkpointing", False) and tower_of(name) not in towers:
+            module.gradient_checkpointing = False
 
 
 def _no_hooks() -> None:

@@ -24,7 +24,7 @@ class ModelSettings:
     ``dtype=auto`` keeps the checkpoint's own. ``attn=auto`` is flash_attention_2 on a GPU that has it, else varlen:
     torch's own kernel on a GPU in half precision, exact SDPA per packed sample elsewhere. ``lr_multiplier`` scales the
     stage's learning rates for this model. ``context_factor`` above 1 lengthens the context by YaRN (see
-    ``models.context``).
+    ``models.context``). ``gradient_checkpointing`` recomputes layers in backward: of both towers, or of those named.
     """
 
     dtype: Dtype
@@ -33,7 +33,7 @@ class ModelSettings:
     max_cells: Count
     lr_multiplier: Annotated[float, Field(gt=0)]
     context_factor: ContextFactor
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | tuple[Literal["vision", "llm"], ...]
 
     def __post_init__(self) -> None:
         if self.min_cells > self.max_cells:

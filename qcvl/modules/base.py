@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, saved_tensors, write_model
 from qcvl.checkpoints.contract import Contract, write_contract
+from qcvl.checkpoints.snapshot import size_bytes
 from qcvl.data.batch import count_labels
 from qcvl.data.chat import IGNORE
 from qcvl.data.label_kinds import LABEL_KINDS
@@ -23,6 +24,7 @@ from qcvl.models.spec import Processing
 from qcvl.modules.finite import FiniteSteps
 from qcvl.modules.gradients import gradient_norms
 from qcvl.modules.kept_step import MicroBatch, keep_step, samples_of
+from qcvl.modules.sharded import gathered
 from qcvl.modules.sums import at_least_something, by_kind, on_cpu, summed
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
@@ -104,8 +106,15 @@ class VLModule(pl.LightningModule, ABC):
         return self.model
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """The weights that a checkpoint folder holds, by their names in its files."""
-        return saved_tensors(self.built)
+        """The weights that a checkpoint folder holds, by their names in its files.
+
+        Where ranks hold parts of them all ranks call this, and the first has them whole.
+        """
+        return gathered(saved_tensors(self.built))
+
+    def saved_bytes(self) -> int:
+        """The size of ``saved_tensors()``, which any rank may ask for by itself."""
+        return size_bytes(saved_tensors(self.built))
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write ``saved_tensors()`` or an earlier copy of them, the processing files and ``qcvl.json``."""

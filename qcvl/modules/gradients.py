@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from qcvl.models.towers import tower_of
+from qcvl.modules.sharded import whole
 from qcvl.tuning.adapters import base_name
 
 
@@ -16,6 +17,6 @@ def gradient_norms(model: nn.Module) -> dict[str, float]:
             if parameter.grad is not None:
                 gradients.append(parameter.grad)
     return {
-        tower: float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) if gradients else 0.0
+        tower: float(whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))) if gradients else 0.0
         for tower, gradients in by_tower.items()
     }

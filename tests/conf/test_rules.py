@@ -14,7 +14,7 @@ MUON = {"optimizer": {"_target_": "qcvl.tuning.descent.settings.MuonAdamW"}}
         ("deepspeed_stage_2", True),
         ({"_target_": "lightning.pytorch.strategies.DeepSpeedStrategy"}, True),
         ({"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"}, True),
-        ("fsdp", True),
+        ({"_target_": "qcvl.modules.fsdp.FSDP"}, True),
         ("ddp", False),
         ({"_target_": "lightning.pytorch.strategies.DDPStrategy"}, False),
         ("auto", False),
@@ -28,6 +28,26 @@ def test_muon_is_refused_where_a_strategy_shards_its_matrices(strategy, refused)
     else:
         config.check_compatible(cfg)
     config.check_compatible(OmegaConf.create({"optimizer": {"_target_": "x.AdamW"}, "trainer": {"strategy": strategy}}))
+
+
+FSDP = {"_target_": "qcvl.modules.fsdp.FSDP"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"trainer": {"strategy": "fsdp"}}, "is Lightning's own"),
+        ({"tuner": {"quantization": {"storage": "nf4"}}}, "tuner.quantization: four-bit weights"),
+        ({"tuner": {"method": "adalora"}}, "tuner: AdaLoRA ranks whole matrices"),
+        ({"optimizer": {"_target_": "qcvl.tuning.descent.settings.AdamW8bit"}}, "optimizer: moments in eight bits"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_under_fsdp(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        config.check_compatible(OmegaConf.create({"trainer": {"strategy": FSDP}, **settings}))
+    config.check_compatible(OmegaConf.create({**settings, "trainer": {"strategy": "ddp"}}))
+    plain = {"tuner": {"method": "lora", "quantization": None}, "optimizer": {"_target_": "x.AdamW"}}
+    config.check_compatible(OmegaConf.create({"trainer": {"strategy": FSDP}, **plain}))
 
 
 @pytest.fixture

@@ -164,25 +164,35 @@ def test_an_adapter_on_the_patch_embedding_is_not_bypassed(model, samples):
 
 def test_checkpointed_activations_give_the_same_gradients(tokenizer_folder, samples):
     found = []
-    for checkpointing in (False, True):
+    for checkpointing in (False, True, ("vision",)):
         model = scratch(tokenizer_folder, gradient_checkpointing=checkpointing).load_model().train()
         hidden_states(model, pack(samples)).states[0, ::3].sum().backward()
         found.append(
             {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
         )
-    assert found[0].keys() == found[1].keys()
+    assert found[0].keys() == found[1].keys() == found[2].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, msg=name)
+        torch.testing.assert_close(found[2][name], gradient, msg=name)
 
 
-def test_checkpointing_recomputes_each_layer_once_in_backward(tokenizer_folder, samples):
-    model = scratch(tokenizer_folder, gradient_checkpointing=True).load_model().train()
+@pytest.mark.parametrize(
+    ("checkpointing", "runs"), [(True, (2, 2)), (("llm",), (1, 2)), (("vision",), (2, 1)), (False, (1, 1))]
+)
+def test_checkpointing_recomputes_each_layer_of_its_towers_once_in_backward(
+    tokenizer_folder, samples, checkpointing, runs
+):
+    model = scratch(tokenizer_folder, gradient_checkpointing=checkpointing).load_model().train()
     calls = []
-    model.model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
+    for tower, norm in (
+        ("vision", model.model.visual.blocks[0].norm1),
+        ("llm", model.model.language_model.layers[0].input_layernorm),
+    ):
+        norm.register_forward_hook(lambda *_, tower=tower: calls.append(tower))
     states = hidden_states(model, pack(samples)).states
-    assert len(calls) == 1
+    assert sorted(calls) == ["llm", "vision"]
     states.sum().backward()
-    assert len(calls) == 2
+    assert (calls.count("vision"), calls.count("llm")) == runs
 
 
 def test_placeholders_that_do_not_match_the_grids_are_an_error(model, samples):

@@ -31,9 +31,13 @@ class AdamW:
         """An optimizer over ``groups`` (from ``parameter_groups``)."""
         import torch
 
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             groups, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=self.fused
         )
+        # The fused form would take gradients as fp16 has scaled them, and Lightning then refuses to clip them, in
+        # bfloat16 as well. So they are unscaled before.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
 
 
 @settings
