@@ -1,4 +1,4 @@
-"""Speed as the trackers see it: tokens, samples and patches a second, and the share of time spent waiting for data."""
+"""Speed as the trackers see it: tokens, samples and patches a second, time spent waiting for data, and full packs."""
 
 import time
 from typing import Any
@@ -9,7 +9,11 @@ from qcvl.callbacks.window import Window
 
 
 class Throughput(Window):
-    """Log ``perf/*`` over the steps since the last logging step; rates are of this rank times the number of ranks."""
+    """Log ``perf/*`` over the steps since the last logging step; rates are of this rank times the number of ranks.
+
+    ``perf/pack_fill`` is the share of a micro-batch's tokens (``data.packing_length`` or ``data.token_budget``) that
+    this rank's hold; one of a single longer sample counts as full. There is none of a fixed number of samples.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,14 +23,17 @@ class Throughput(Window):
         """Count from nothing."""
         super().restart()
         self._ended, self._waited = self.since, 0.0
-        self._tokens = self._samples = self._patches = 0
+        self._tokens = self._samples = self._patches = self._room = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count what is about to be trained on, and how long it took to come."""
         self._waited += time.perf_counter() - self._ended
-        self._tokens += batch["input_ids"].numel()
+        tokens = batch["input_ids"].numel()
+        capacity = trainer.datamodule.data.capacity  # type: ignore[attr-defined]
+        self._room += capacity and max(capacity, tokens) or 0
+        self._tokens += tokens
         self._samples += batch["segments"].numel()
         self._patches += batch["pixel_values"].shape[0]
 
@@ -40,7 +47,8 @@ class Throughput(Window):
     def values(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """Rates of the span, by the clock."""
         seconds = self._ended - self.since
-        return {
+        fill = {"perf/pack_fill": self._tokens / self._room} if self._room else {}
+        return fill | {
             "perf/tokens_per_s": self._tokens * trainer.world_size / seconds,
             "perf/samples_per_s": self._samples * trainer.world_size / seconds,
             "perf/patches_per_s": self._patches * trainer.world_size / seconds,

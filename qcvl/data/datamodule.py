@@ -20,6 +20,7 @@ from qcvl.data.grouping import grouped
 from qcvl.data.handover import StepLoader
 from qcvl.data.images import photo_sizes
 from qcvl.data.loader import TrainLoader
+from qcvl.data.packs import Packing
 from qcvl.data.sampling import epoch_counts
 from qcvl.data.settings import Data
 from qcvl.data.stream import Stream, StreamHead
@@ -184,6 +185,8 @@ class VLDataModule(pl.LightningDataModule):
             load_albumentations()  # workers inherit it; each would take seconds, and stop at W&B's import hook
         accumulate = trainer.accumulate_grad_batches if trainer else 1
         batches: dict[str, Any] = {"batch_size": self.data.batch_size, "token_budget": self.data.token_budget}
+        if self.data.packing is not None and self.data.packing_length is not None:
+            batches["packing"] = Packing(self.data.packing, self.data.packing_length)
         batches |= {
             "keep_going": self.data.max_bad_fraction > 0,
             "accumulate": accumulate,

@@ -1,20 +1,25 @@
-"""How many tokens samples have, from their records, headers of photos and time stamps of videos; kept on disk.
+"""How many tokens samples have, and what they cost, from records, headers of photos and time stamps of videos.
+
+What is known of a file's records is kept on disk.
 
 Exact for samples that nothing varies. Augmentation may leave fewer objects, and a window (``crops``) shows a part of
 them: what is counted here is then the most that can be.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 
 from qcvl.augment.crop import SampleCrop
+from qcvl.data.costs import text_cost, visual_cost
 from qcvl.data.dataset import OpenSource, SampleDataset, Samples
 from qcvl.data.images import photo_sizes
 from qcvl.data.jsonl import JsonlRecords
+from qcvl.data.media import media_of
 from qcvl.data.samples import joined, keep_first, load_clip, outline
 from qcvl.data.sampling import choose_task, group_count
 from qcvl.data.stored import stored_array
@@ -24,7 +29,7 @@ from qcvl.models.spec import Processing
 from qcvl.schema.records import Record
 from qcvl.schema.types import Pairing, Sample, Task
 
-VERSION = 3  # of what is counted; another one counts everything anew
+VERSION = 4  # of what is counted; another one counts everything anew
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,15 @@ class Table:
 
     ``alone`` int64 ``[records]`` is the sample of one record. ``added`` int64 ``[records, 2]`` is what a record adds to
     a sample of several where another one follows it, and where none does; ``others`` int64 ``[together + 1]`` is what
-    else a sample of so many holds. No sample is longer than ``limit``.
+    else a sample of so many holds. No sample is longer than ``limit``. ``visual`` float64 ``[records]`` is what the
+    photos and frames of each record cost (see ``data.costs``).
     """
 
     alone: np.ndarray
     added: np.ndarray
     others: np.ndarray
     limit: int
+    visual: np.ndarray
 
     def of(self, records: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Int64 ``[samples]``: the length of the samples ``records[ends[i]:ends[i + 1]]``."""
@@ -49,6 +56,10 @@ class Table:
         following, closing = self.added.T
         sums = np.add.reduceat(following[records], ends[:-1]) + closing[last] - following[last]
         return np.where(sizes == 1, self.alone[last], np.minimum(self.others[sizes] + sums, self.limit))
+
+    def seen(self, records: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Float64 ``[samples]``: what the photos and frames of the samples of ``of`` cost."""
+        return np.add.reduceat(self.visual[records], ends[:-1])
 
     def bounds(self, count: int) -> np.ndarray:
         """Int64 ``[samples]``: lengths that the samples of ``count`` shows, the longest first, never exceed.
@@ -66,6 +77,9 @@ class Table:
         return np.minimum(most + sums // ranks, self.limit)
 
 
+Measure = Callable[[Table, np.ndarray, np.ndarray], np.ndarray]
+
+
 class EpochLengths:
     """Tokens of the samples of any epoch of a data set, none longer than ``max_length``."""
 
@@ -75,19 +89,27 @@ class EpochLengths:
 
     def of(self, epoch: int) -> np.ndarray:
         """Int64 ``[n]``: the length of each sample of an epoch, by its index in ``dataset``."""
+        return self._of_each(Table.of, epoch).astype(np.int64)
+
+    def costs(self, epoch: int) -> np.ndarray:
+        """Float64 ``[n]``: what each sample costs a training step (see ``data.costs``)."""
+        return text_cost(self.of(epoch)) + self._of_each(Table.seen, epoch)
+
+    def _of_each(self, measure: Measure, epoch: int) -> np.ndarray:
+        """Float64 ``[n]``: what ``measure`` tells of each sample of an epoch."""
         rows, order, starts = self.dataset.epoch(epoch)
         owners = rows[order[starts[:-1]], 0]
-        lengths = np.zeros(len(owners), dtype=np.int64)
+        found = np.zeros(len(owners))
         for number, (source, tables) in enumerate(zip(self.dataset.sources, self.tables, strict=True)):
             places = np.flatnonzero(owners == number)
             if not len(places):
                 continue
             ends = starts[places[0] : places[-1] + 2]  # a source's samples lie side by side
             records = rows[order[ends[0] : ends[-1]], 1]
-            by_task = np.stack([table.of(records, ends - ends[0]) for table in tables.values()])
+            by_task = np.stack([measure(table, records, ends - ends[0]) for table in tables.values()])
             chosen = self._choices(source, list(tables), epoch, places.tolist())
-            lengths[places] = by_task[chosen, np.arange(len(places))]
-        return lengths
+            found[places] = by_task[chosen, np.arange(len(places))]
+        return found
 
     def _choices(self, source: OpenSource, tasks: list[Task], epoch: int, places: list[int]) -> list[int]:
         """Which of ``tasks`` each of a source's samples is of."""
@@ -104,21 +126,28 @@ class EpochLengths:
 
 def _most(tables: Sequence[Table]) -> Table:
     """What samples of each record have at most, whichever their task."""
-    alone, added, others = (
-        np.max([getattr(table, name) for table in tables], axis=0) for name in ("alone", "added", "others")
-    )
-    return Table(alone, added, others, tables[0].limit)
+    names = ("alone", "added", "others", "visual")
+    most = {name: np.max([getattr(table, name) for table in tables], axis=0) for name in names}
+    return Table(limit=tables[0].limit, **most)
 
 
-def sample_length(dataset: Samples, source: OpenSource, record: Record, task: Task) -> int:
-    """Tokens of the sample of one record; ``max_length`` at most, and for a photo that cannot be read."""
+class Amount(NamedTuple):
+    """The tokens of a sample, and what its photos and frames cost (see ``data.costs``)."""
+
+    tokens: int
+    visual: float
+
+
+def sample_amount(dataset: Samples, source: OpenSource, record: Record, task: Task) -> Amount:
+    """That of the sample of one record; ``max_length`` tokens at most, and for a photo that cannot be read."""
     encoder = dataset.encoder_of(source)
     try:
         sample = _outlined(dataset, source, record, task)
         length = encoder.length(sample, source.prompts.for_task(task), record.where)
+        visual = visual_cost(media_of(sample, encoder.processing).grids)
     except DataError:
-        return encoder.max_length
-    return min(length, encoder.max_length)
+        return Amount(encoder.max_length, 0.0)
+    return Amount(min(length, encoder.max_length), visual)
 
 
 def _outlined(dataset: Samples, source: OpenSource, record: Record, task: Task) -> Sample:
@@ -170,10 +199,11 @@ def _tables(dataset: SampleDataset, source: OpenSource) -> Mapping[Task, Table]:
     tasks: tuple[Task, ...] = ("dense", "summary") if source.sampling == "mixed" else (source.sampling,)
     tables = {}
     for task in tasks:
-        alone, *added = _measured(dataset, source, task).astype(np.int64).T
+        visual, *tokens = _measured(dataset, source, task).T
+        alone, *added = (column.astype(np.int64) for column in tokens)
         others = _others(dataset, source, task) if source.together > 1 else np.zeros(2, dtype=np.int64)
         columns = np.stack(added or [alone, alone], axis=1)
-        tables[task] = Table(alone, columns, others, dataset.encoder.max_length)
+        tables[task] = Table(alone, columns, others, dataset.encoder.max_length, visual)
     return tables
 
 
@@ -183,15 +213,19 @@ def _task_of(source: OpenSource, record: Record, task: Task) -> Task:
 
 
 def _measured(dataset: SampleDataset, source: OpenSource, task: Task) -> np.ndarray:
-    """Int32 ``[records, 1 or 3]``: a record's sample alone and, where records share a turn, what it adds to one."""
+    """Float64 ``[records, 2 or 4]``: what a record's media cost, the tokens of its sample alone, what it adds.
 
-    def row(record: Record) -> tuple[int, ...]:
+    The last two are there where records share a turn (see ``Table.added``).
+    """
+
+    def row(record: Record) -> tuple[float, ...]:
         own = _task_of(source, record, task)
         added = _in_group(dataset, source, record, own) if source.together > 1 else ()
-        return sample_length(dataset, source, record, own), *added
+        amount = sample_amount(dataset, source, record, own)
+        return amount.visual, amount.tokens, *added
 
     def measure() -> np.ndarray:
-        return np.array([row(source.records[index]) for index in range(source.count)], dtype=np.int32)
+        return np.array([row(source.records[index]) for index in range(source.count)], dtype=np.float64)
 
     if not isinstance(source.records, JsonlRecords):
         return measure()

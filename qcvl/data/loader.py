@@ -12,6 +12,7 @@ from qcvl.data.fetching import Placed
 from qcvl.data.handover import Part, StepLoader
 from qcvl.data.lengths import EpochLengths
 from qcvl.data.packing import Plan, TokenBudget, fixed_count
+from qcvl.data.packs import Packing, Packs
 from qcvl.data.sampling import shuffled, step_order
 from qcvl.errors import CheckpointError
 
@@ -22,17 +23,31 @@ class TrainLoader(StepLoader):
     Args:
         dataset: samples by (epoch, index).
         batch_size: samples of a micro-batch.
-        token_budget: tokens of a micro-batch, in place of ``batch_size``; None for a fixed count.
+        token_budget: tokens of a micro-batch of samples of about one length, in place of ``batch_size``.
+        packing: packs of samples of any length, in place of both; None for none.
         hands: see ``StepLoader``.
     """
 
-    def __init__(self, dataset: SampleDataset, *, batch_size: int, token_budget: int | None, **hands: Any) -> None:
+    def __init__(
+        self,
+        dataset: SampleDataset,
+        *,
+        batch_size: int,
+        token_budget: int | None = None,
+        packing: Packing | None = None,
+        **hands: Any,
+    ) -> None:
         super().__init__(dataset, **hands)
-        self.dataset, self.batch_size, self.token_budget = dataset, batch_size, token_budget
+        self.dataset, self.batch_size = dataset, batch_size
         self._planned: tuple[int, Plan] | None = None
-        if token_budget is not None:
+        self._by_length: TokenBudget | Packs | None = None
+        if packing is not None or token_budget is not None:
             self._lengths = EpochLengths(dataset)
-            self._budget = TokenBudget(self._lengths.longest(), token_budget, self.world_size)
+            longest = self._lengths.longest()
+            if packing is not None:
+                self._by_length = Packs(longest, packing, self.world_size)
+            elif token_budget is not None:
+                self._by_length = TokenBudget(longest, token_budget, self.world_size)
         self._length = len(self._plan(0))
         self.course = Course.of(self._length, self.accumulate)
 
@@ -53,10 +68,13 @@ class TrainLoader(StepLoader):
         if self._planned is None or self._planned[0] != epoch:
             seed = self.dataset.seed
             order = shuffled(len(self.dataset), seed, epoch)
-            if self.token_budget is None:
+            if self._by_length is None:
                 plan = fixed_count(order.tolist(), self.batch_size, self.world_size)
+            elif isinstance(self._by_length, Packs):
+                amounts = self._lengths.of(epoch), self._lengths.costs(epoch)
+                plan = self._by_length(*amounts, order, step_order(seed, epoch))
             else:
-                plan = self._budget(self._lengths.of(epoch), order, step_order(seed, epoch))
+                plan = self._by_length(self._lengths.of(epoch), order, step_order(seed, epoch))
             self._planned = epoch, plan
         return self._planned[1]
 
@@ -86,9 +104,9 @@ class TrainLoader(StepLoader):
             CheckpointError: when the epoch has other batches now, because data, their size or ranks changed.
         """
         changed = (
-            "the data, data.batch_size, data.token_budget, data.images_per_user_turn or the number of ranks changed; "
-            "resume with what the run was started with, or with as many samples a step (ranks x data.batch_size x "
-            "trainer.accumulate_grad_batches)"
+            "the data, data.batch_size, data.token_budget, data.packing, data.packing_length, "
+            "data.images_per_user_turn or the number of ranks changed; resume with what the run was started with, or "
+            "with as many samples a step (ranks x data.batch_size x trainer.accumulate_grad_batches)"
         )
         if "length" not in state:
             raise CheckpointError("the checkpoint's run read streams; set data.shuffle_buffer to what it was then")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from qcvl.data.encode import Encoder
 from qcvl.data.images import photo_sizes
-from qcvl.data.packing import best_fit
+from qcvl.data.packs import best_fit
 from qcvl.data.reading import Notice
 from qcvl.data.samples import outline
 from qcvl.errors import DataError
@@ -33,7 +33,8 @@ def in_packs(
         for record, length in zip(records, lengths, strict=True)
         if length > packing_length
     ]
-    return [[records[place] for place in pack] for pack in best_fit(lengths, packing_length)], notices
+    packs = sorted(map(sorted, best_fit(lengths, packing_length, range(len(records)))))
+    return [[records[place] for place in pack] for pack in packs], notices
 
 
 def _length(record: Record, encoder: Encoder) -> int:

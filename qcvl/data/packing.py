@@ -4,7 +4,6 @@ A plan is ``plan[step][rank]`` = the samples of one micro-batch. Every rank gets
 of them empty, and every sample comes exactly once.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,32 +22,12 @@ def fixed_count(order: list[int], batch_size: int, world_size: int) -> Plan:
     Raises:
         DataError: when there are fewer samples than ranks.
     """
-    _require(len(order), world_size)
+    require_samples(len(order), world_size)
     width = batch_size * world_size
     chunks = [order[start : start + width] for start in range(0, len(order), width)]
     if len(chunks[-1]) < world_size:
         chunks[-2:] = [chunks[-2] + chunks[-1]]
     return [[chunk[rank::world_size] for rank in range(world_size)] for chunk in chunks]
-
-
-def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Packs of samples with at most ``capacity`` tokens in all; a longer sample is a pack of its own.
-
-    The longest first, each goes where it leaves the least room (best-fit decreasing, at most 11/9 of the fewest packs
-    there can be, and one more; Johnson 1974, https://doi.org/10.1137/0203025). Packs and what is in them are in order.
-    """
-    packs: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # of packs that are not full: tokens left, number
-    for sample in sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample)):
-        place = bisect_left(rooms, (lengths[sample], 0))
-        if place == len(rooms):
-            room, number = capacity, len(packs)
-            packs.append([])
-        else:
-            room, number = rooms.pop(place)
-        packs[number].append(sample)
-        insort(rooms, (room - lengths[sample], number))
-    return sorted(map(sorted, packs))
 
 
 class TokenBudget:
@@ -69,7 +48,7 @@ class TokenBudget:
     """
 
     def __init__(self, longest: np.ndarray, budget: int, world_size: int) -> None:
-        _require(len(longest), world_size)
+        require_samples(len(longest), world_size)
         self.shape = _budget_shape(_classes(longest).tolist(), budget, world_size)
 
     def __call__(self, lengths: np.ndarray, order: np.ndarray, rng: np.random.Generator) -> Plan:
@@ -119,6 +98,7 @@ def _fill_step(places: Sequence[int], falling: list[int], budget: int, world_siz
     return step
 
 
-def _require(samples: int, world_size: int) -> None:
+def require_samples(samples: int, world_size: int) -> None:
+    """Raise DataError when there are fewer samples than ranks."""
     if samples < world_size:
         raise DataError(f"an epoch of {samples} samples cannot feed {world_size} ranks; add data or use fewer devices")

@@ -46,11 +46,16 @@ class Data:
     which each process that loads samples keeps decoded photos: worth it where ``repeat`` shows each photo many times.
 
     A micro-batch is ``batch_size`` samples, or with a ``token_budget`` as many samples of about one length as make up
-    that many tokens. A path in any format may end in ``%N``: N percent of its records, always the same ones. An epoch
-    shows each source ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its
-    length where the sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are,
-    ``max_objects`` bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and
-    ``max_pixels`` take the place of the model's budget for a photo.
+    that many tokens, or with ``packing`` a pack of samples of any length that fills ``packing_length`` tokens (see
+    ``data.packs``): ``best_fit`` looks for the samples that fill it best, ``first_fit`` keeps samples nearer to chance
+    order. Packs are made anew each epoch, equally many for all ranks, and those that run side by side cost about the
+    same; a longer sample is a pack of its own. Streams are packed block by block.
+
+    A path in any format may end in ``%N``: N percent of its records, always the same ones. An epoch shows each source
+    ``repeat`` times; ``weights`` (by source) share it out instead, and ``epoch_samples`` is its length where the
+    sources' own is not wanted. By training source, ``unaugmented`` names those shown as they are, ``max_objects``
+    bounds the objects listed (after augmentation, the first in the answer's order), ``min_pixels`` and ``max_pixels``
+    take the place of the model's budget for a photo.
 
     With a ``shuffle_buffer`` the training sources are streams: they are never read or indexed as a whole, a path may
     also be a folder or a pattern of JSONL and Parquet files, and what is shuffled are blocks of so many records, all
@@ -82,6 +87,8 @@ class Data:
     dense_share: float = Field(ge=0, le=1)
     batch_size: int = Field(gt=0)
     token_budget: int | None = Field(gt=0)
+    packing: Literal["best_fit", "first_fit"] | None
+    packing_length: int | None = Field(gt=0)
     val_batch_size: int = Field(gt=0)
     val_generate: int | None = Field(ge=0)
     num_workers: int = Field(ge=0)
@@ -120,6 +127,7 @@ class Data:
                     split_percent(source) if isinstance(source, str) else part_of(source)
                 except ConfigError as problem:
                     problems.append(str(problem))
+        problems += self._unpackable()
         if self.shuffle_buffer is not None:
             problems += self._unstreamable(self.shuffle_buffer)
         if problems:
@@ -161,6 +169,20 @@ class Data:
         if isinstance(source, JsonlSource | FormatSource):
             return source.streamed(block)
         raise ConfigError(f"data.train: a {type(source).__name__} is no stream; set data.shuffle_buffer=null")
+
+    @property
+    def capacity(self) -> int | None:
+        """Tokens that a micro-batch of several samples holds at most; None: it is a fixed number of samples."""
+        return self.packing_length if self.packing is not None else self.token_budget
+
+    def _unpackable(self) -> Iterator[str]:
+        """What keeps the samples from being packed, where they should be."""
+        if self.packing is not None and self.packing_length is None:
+            yield f"data.packing: {self.packing} needs the tokens of a pack; set data.packing_length"
+        if self.packing is None and self.packing_length is not None:
+            yield "data.packing_length: nothing is packed; set data.packing=best_fit, or leave it null"
+        if self.packing is not None and self.token_budget is not None:
+            yield "data.token_budget: is another way to make batches than data.packing; leave one of them null"
 
     def _unstreamable(self, block: int) -> Iterator[str]:
         """What keeps the training sources from being streams."""

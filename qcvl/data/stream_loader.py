@@ -9,12 +9,14 @@ import numpy as np
 
 from qcvl.data.blocks import Block, Blocks, StreamKey
 from qcvl.data.completeness import missing_parts
+from qcvl.data.costs import text_cost
 from qcvl.data.course import Course
 from qcvl.data.dataset import Key, Samples
 from qcvl.data.fetching import Placed
 from qcvl.data.handover import Part, StepLoader
-from qcvl.data.lengths import sample_length
+from qcvl.data.lengths import Amount, sample_amount
 from qcvl.data.packing import Plan, TokenBudget, fixed_count
+from qcvl.data.packs import Packing, Packs
 from qcvl.data.sampling import step_order
 from qcvl.data.shards import Place
 from qcvl.data.stream import Position
@@ -71,9 +73,9 @@ class StreamLoader(StepLoader):
 
     Every rank plans all blocks, from places alone, and takes its share of each as of an epoch of ``TrainLoader`` (the
     last batches of a block may be smaller: let ``shuffle_buffer`` be a multiple of what all ranks take at once). Only
-    worker processes parse records, unless a ``token_budget`` asks for their lengths. Torch's loader gets the plan as a
-    lazy batch sampler over a dataset with keys, not as an iterable dataset: a batch is then the same whoever loads it,
-    and bad samples and lost workers are named as they are for whole sources.
+    worker processes parse records, unless a ``token_budget`` or ``packing`` asks for lengths. Torch's loader gets the
+    plan as a lazy batch sampler over a dataset with keys, not as an iterable dataset: a batch is then the same whoever
+    loads it, and bad samples and lost workers are named as they are for whole sources.
 
     It has a length, that of the run, because a loader without one is asked for one batch more than is trained, which a
     resumed run would then miss. So the run is one epoch, and ``trainer.val_check_interval`` a share of the run.
@@ -81,16 +83,24 @@ class StreamLoader(StepLoader):
     Args:
         dataset: samples of streams.
         batch_size: samples of a micro-batch.
-        token_budget: tokens of a micro-batch, in place of ``batch_size``; None for a fixed count.
+        token_budget: tokens of a micro-batch of samples of about one length, in place of ``batch_size``.
+        packing: packs of samples of any length, in place of both; each block is packed by itself.
         batches: micro-batches of a rank in the whole run.
         hands: see ``StepLoader``.
     """
 
     def __init__(
-        self, dataset: StreamDataset, *, batch_size: int, token_budget: int | None, batches: int, **hands: Any
+        self,
+        dataset: StreamDataset,
+        *,
+        batch_size: int,
+        token_budget: int | None = None,
+        packing: Packing | None = None,
+        batches: int,
+        **hands: Any,
     ) -> None:
         super().__init__(dataset, **hands)
-        self.dataset, self.batch_size, self.token_budget = dataset, batch_size, token_budget
+        self.dataset, self.batch_size, self.token_budget, self.packing = dataset, batch_size, token_budget, packing
         self.block, self.mark = 0, Mark(0, dataset.blocks.start, 0)
         # Of each batch that is planned and not yet handed over: its block, and where the stream goes on behind it.
         self._planned: deque[tuple[int, Mark]] = deque()
@@ -130,19 +140,24 @@ class StreamLoader(StepLoader):
     def _plan(self, block: Block) -> Plan:
         """The batches of all ranks in one block."""
         order = self.dataset.blocks.order(block.number)
-        if self.token_budget is None:
+        if self.token_budget is None and self.packing is None:
             return fixed_count(order.tolist(), self.batch_size, self.world_size)
-        lengths = np.array([self._tokens(key) for key in block.keys], dtype=np.int64)
-        budget = TokenBudget(np.sort(lengths)[::-1], self.token_budget, self.world_size)
-        return budget(lengths, order, step_order(self.dataset.seed, block.number))
+        amounts = [self._amount(key) for key in block.keys]
+        lengths = np.array([amount.tokens for amount in amounts], dtype=np.int64)
+        longest, rng = np.sort(lengths)[::-1], step_order(self.dataset.seed, block.number)
+        if self.packing is not None:
+            costs = text_cost(lengths) + np.array([amount.visual for amount in amounts])
+            return Packs(longest, self.packing, self.world_size)(lengths, costs, order, rng)
+        assert self.token_budget is not None
+        return TokenBudget(longest, self.token_budget, self.world_size)(lengths, order, rng)
 
-    def _tokens(self, key: StreamKey) -> int:
-        """Tokens of a sample, or the most there can be where its record cannot be read."""
+    def _amount(self, key: StreamKey) -> Amount:
+        """What is known of a sample, or the most tokens there can be where its record cannot be read."""
         try:
             record = self.dataset.record(key)
         except DataError:
-            return self.dataset.encoder.max_length
-        return sample_length(self.dataset, self.dataset.source(key), record, self.dataset.task(key, record))
+            return Amount(self.dataset.encoder.max_length, 0.0)
+        return sample_amount(self.dataset, self.dataset.source(key), record, self.dataset.task(key, record))
 
     def state_dict(self) -> dict[str, Any]:
         """The block, where the streams were at its start, what of it was handed over; and what tells it from others."""
@@ -179,8 +194,10 @@ class StreamLoader(StepLoader):
             "the data": shards,
             "data.shuffle_buffer": blocks.size,
             "data.weights": list(blocks.weights),
-            "data.batch_size": self.batch_size if self.token_budget is None else None,
+            "data.batch_size": self.batch_size if self.token_budget is None and self.packing is None else None,
             "data.token_budget": self.token_budget,
+            "data.packing": self.packing and self.packing.fit,
+            "data.packing_length": self.packing and self.packing.length,
             "seed": blocks.seed,
             "the number of ranks": self.world_size,
         }

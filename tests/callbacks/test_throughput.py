@@ -33,9 +33,13 @@ BATCH = {
 }
 
 
+FIXED = SimpleNamespace(data=SimpleNamespace(capacity=None))
+STATE = {"log_every_n_steps": 2, "world_size": 1, "global_step": 1, "datamodule": FIXED}
+
+
 def step(one, clock, module, *, wait: float, work: float, **trainer) -> None:
     """One micro-batch that takes ``wait`` seconds to come and ``work`` seconds to train on."""
-    state = SimpleNamespace(**{"log_every_n_steps": 2, "world_size": 1, "global_step": 1} | trainer)
+    state = SimpleNamespace(**STATE | trainer)
     clock.now += wait
     one.on_train_batch_start(state, module, BATCH, 0)
     clock.now += work
@@ -77,3 +81,12 @@ def test_the_micro_batches_of_a_step_make_one_row(clock, module):
         step(one, clock, module, wait=0, work=1, global_step=(number + 1) // 4)
     assert len(module.rows) == 2
     assert [row["perf/tokens_per_s"] for row in module.rows] == [300.0, 300.0]
+
+
+@pytest.mark.parametrize(("capacity", "fill"), [(400, 0.75), (300, 1.0), (200, 1.0)])
+def test_fill_is_the_share_of_the_tokens_that_packs_may_hold(clock, module, capacity, fill):
+    one, packed = Throughput(), SimpleNamespace(data=SimpleNamespace(capacity=capacity))
+    for number in (1, 2):
+        step(one, clock, module, wait=1, work=1, global_step=number, datamodule=packed)
+    (row,) = module.rows
+    assert row["perf/pack_fill"] == fill  # a sample longer than a pack is a full one

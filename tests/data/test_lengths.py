@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qcvl.augment.crop import SampleCrop
-from qcvl.data.lengths import EpochLengths, sample_length
+from qcvl.data.lengths import EpochLengths, sample_amount
 from qcvl.schema.answer import AnswerFormat
 from tests.conftest import choice
 
@@ -109,9 +109,9 @@ def test_lengths_are_measured_once_for_a_file_and_again_for_other_texts(
 
     def counted(*arguments):
         calls.append(arguments)
-        return sample_length(*arguments)
+        return sample_amount(*arguments)
 
-    monkeypatch.setattr("qcvl.data.lengths.sample_length", counted)
+    monkeypatch.setattr("qcvl.data.lengths.sample_amount", counted)
     data = make_data(train=str(without_sizes), sampling="dense")
     first = EpochLengths(make_datamodule(data=data).train_dataset()).of(0)
     assert len(calls) == 8

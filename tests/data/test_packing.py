@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcvl.data.packing import WIDTH, Plan, TokenBudget, best_fit, fixed_count
+from qcvl.data.packing import WIDTH, Plan, TokenBudget, fixed_count
 from qcvl.errors import DataError
 
 plans = st.tuples(st.integers(1, 60), st.integers(1, 5), st.integers(1, 6)).filter(lambda p: p[0] >= p[2])
@@ -129,33 +129,3 @@ def test_samples_of_one_length_fill_a_budget_by_hand():
     assert sorted(len(batch) for step in plan for batch in step) == [1, 1, 2, 2, 2, 2]
     assert len(planned([100] * 10, 312, 2)) == 2
     assert [len(batch) for step in planned([500, 100, 100], 300, 1) for batch in step].count(1) == 1
-
-
-def naive_best_fit(lengths, capacity):
-    """The same by looking at every pack for every sample."""
-    packs, loads = [], []
-    for sample in sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample)):
-        fitting = [number for number, load in enumerate(loads) if load + lengths[sample] <= capacity]
-        if not fitting:
-            packs.append([])
-            loads.append(0)
-        number = max(fitting, key=lambda number: (loads[number], -number)) if fitting else len(packs) - 1
-        packs[number].append(sample)
-        loads[number] += lengths[sample]
-    return sorted(map(sorted, packs))
-
-
-@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 40))
-def test_packs_fit_hold_every_sample_once_and_no_two_would_fit_together(lengths, capacity):
-    packs = best_fit(lengths, capacity)
-    assert sorted(sample for pack in packs for sample in pack) == list(range(len(lengths)))
-    sums = sorted(sum(lengths[sample] for sample in pack) for pack in packs)
-    assert all(total <= capacity or len(pack) == 1 for pack in packs for total in [sum(lengths[k] for k in pack)])
-    assert len(sums) < 2 or sums[0] + sums[1] > capacity
-    assert packs == naive_best_fit(lengths, capacity)
-
-
-def test_packs_of_lengths_whose_best_is_known():
-    assert best_fit([], 10) == []
-    assert best_fit([6, 4, 7, 3, 5, 5], 10) == [[0, 1], [2, 3], [4, 5]]
-    assert best_fit([11, 2, 8], 10) == [[0], [1, 2]]

@@ -2,22 +2,33 @@ import importlib.util
 import json
 import subprocess
 
+import numpy as np
 import pytest
 
-NAMES = ["augment", "doctor", "generate", "jsonl", "patches", "photo_chain", "row_layout", "tiles"]
+NAMES = ["augment", "doctor", "generate", "jsonl", "packing", "patches", "photo_chain", "row_layout", "tiles"]
 
 
 @pytest.fixture
-def last_line(readme, monkeypatch, capsys):
-    """``last_line("patches")``: the JSON that a quick run of a benchmark ends with."""
+def script(readme, monkeypatch):
+    """``script("patches")``: a benchmark as a module."""
     folder = readme.checkout / "benchmarks"
     monkeypatch.syspath_prepend(folder)
 
-    def run(name):
+    def load(name):
         spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        module.main(["--quick"])
+        return module
+
+    return load
+
+
+@pytest.fixture
+def last_line(script, capsys):
+    """``last_line("patches")``: the JSON that a quick run of a benchmark ends with."""
+
+    def run(name):
+        script(name).main(["--quick"])
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return run
@@ -32,6 +43,17 @@ def test_a_benchmark_ends_with_its_name_and_ratio_as_json(last_line, name):
 def test_patches_and_losses_are_those_of_the_peer(last_line):
     assert last_line("patches")["max_abs_difference"] <= 2 / 255  # one grey level: values run from -1 to 1
     assert last_line("row_layout")["loss_difference"] <= 1e-4
+
+
+def test_packs_of_three_sets_are_full_and_cost_ranks_that_run_side_by_side_the_same(script):
+    packing = script("packing")
+    for name, lengths in packing.length_sets(scale=1):
+        rule = packing.Packing("best_fit", packing.CAPACITY)
+        plan = packing.epoch(packing.Packs(np.sort(lengths.tokens)[::-1], rule, packing.RANKS), lengths)
+        assert sorted(index for step in plan for pack in step for index in pack) == list(range(len(lengths.tokens)))
+        assert max(lengths.tokens[pack].sum() for step in plan for pack in step) <= packing.CAPACITY
+        slowest, mean = packing.waits(plan, lengths.costs)
+        assert packing.fill_share(plan, lengths.tokens)[1] >= 0.99 and slowest / mean <= 1.03, name
 
 
 def test_make_bench_runs_every_benchmark(readme):
