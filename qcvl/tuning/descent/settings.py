@@ -35,6 +35,10 @@ class AdamW:
             groups, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=self.fused
         )
 
+    def state_bytes(self, group: dict[str, Any]) -> int:
+        """Bytes kept for each trained number of a group: both moments in float32."""
+        return 8
+
 
 @settings
 class AdamW8bit:
@@ -58,6 +62,10 @@ class AdamW8bit:
         return bitsandbytes().optim.AdamW8bit(
             groups, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )
+
+    def state_bytes(self, group: dict[str, Any]) -> int:
+        """Bytes kept for each trained number of a group: both moments in eight bits."""
+        return 2
 
 
 @settings
@@ -91,6 +99,10 @@ class MuonAdamW:
             },
             lr_scale=self.lr_scale,
         )
+
+    def state_bytes(self, group: dict[str, Any]) -> int:
+        """Bytes kept for each trained number of a group: Muon's momentum, or both moments of AdamW, in float32."""
+        return 4 if group["matrix"] else 8
 
 
 @settings
