@@ -46,7 +46,9 @@ def train(cfg: DictConfig) -> float | None:
             run.trainer.fit(run.module, run.datamodule)
         else:
             go_on(run, Path(run.settings.resume) / TRAINER_STATE)
-        return conclude(run, console, meter)
+        value = conclude(run, console, meter)
+        judge(run, console)
+        return value
 
 
 def make_again(run: "Run", cfg: DictConfig) -> None:
@@ -172,6 +174,19 @@ def conclude(run: "Run", console: "Console", meter: Meter) -> float | None:
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return metrics["final"].get(keeper.monitor)
+
+
+def judge(run: "Run", console: "Console") -> None:
+    """Say what a verification found, where the run has one.
+
+    Raises:
+        QcvlError: when a check failed.
+    """
+    from qcvl.callbacks.verification import Verification
+
+    for item in run.trainer.callbacks:
+        if isinstance(item, Verification):
+            item.finish(run.module, console)
 
 
 def main() -> None:

@@ -25,12 +25,13 @@ def write_environment(folder: Path, datamodule: VLDataModule) -> None:
         for name, source in datamodule.data.sources(split).items()
         if isinstance(source, JsonlSource | FormatSource | StreamSource)
     }
-    environment = {"python": platform.python_version(), "packages": _versions(), "git_commit": _commit(), "data": data}
+    environment = {"python": platform.python_version(), "packages": versions(), "git_commit": _commit(), "data": data}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Version of each of PACKAGES that is installed."""
     found = {}
     for name in PACKAGES:
         try:

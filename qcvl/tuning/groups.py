@@ -75,7 +75,7 @@ def tower_table(model: nn.Module, groups: list[dict[str, Any]], tuner: Tuner, st
     """
     total = dict.fromkeys(TOWERS, 0)
     for name, parameter in model.named_parameters():
-        if not _is_added(model, name):
+        if not is_added(model, name):
             total[tower_of(base_name(name))] += weight_count(parameter)
     return [_row(tower, total[tower], groups, tuner, stage) for tower in TOWERS]
 
@@ -147,7 +147,7 @@ def _split(
     ]
 
 
-def _is_added(model: nn.Module, name: str) -> bool:
+def is_added(model: nn.Module, name: str) -> bool:
     """Whether a parameter came with the adapter and is not one of the model's own."""
     prefix = getattr(getattr(model, "base_model", None), "prefix", None)
     is_peft = hasattr(model, "peft_config")

@@ -39,6 +39,10 @@ class AdamW:
         optimizer._step_supports_amp_scaling = False
         return optimizer
 
+    def state_bytes(self, group: dict[str, Any]) -> int:
+        """Bytes kept for each trained number of a group: both moments in float32."""
+        return 8
+
 
 @settings
 class AdamW8bit:
@@ -62,6 +66,10 @@ class AdamW8bit:
         return bitsandbytes().optim.AdamW8bit(
             groups, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )
+
+    def state_bytes(self, group: dict[str, Any]) -> int:
+        """Bytes kept for each trained number of a group: both moments in eight bits."""
+        return 2
 
 
 @settings
@@ -95,6 +103,10 @@ class MuonAdamW:
             },
             lr_scale=self.lr_scale,
         )
+
+    def state_bytes(self, group: dict[str, Any]) -> int:
+        """Bytes kept for each trained number of a group: Muon's momentum, or both moments of AdamW, in float32."""
+        return 4 if group["matrix"] else 8
 
 
 @settings
