@@ -9,7 +9,10 @@ from qcvl.callbacks.window import Window
 
 
 class Throughput(Window):
-    """Log ``perf/*`` over the steps since the last logging step; rates are of this rank times the number of ranks."""
+    """Log ``perf/*`` over the steps since the last logging step; rates are of this rank times the number of ranks.
+
+    Ranks that hold rows together count as one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,12 +40,12 @@ class Throughput(Window):
         self._ended = time.perf_counter()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def values(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+    def values(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         """Rates of the span, by the clock."""
-        seconds = self._ended - self.since
+        seconds, readers = self._ended - self.since, trainer.world_size // pl_module.rows.degree
         return {
-            "perf/tokens_per_s": self._tokens * trainer.world_size / seconds,
-            "perf/samples_per_s": self._samples * trainer.world_size / seconds,
-            "perf/patches_per_s": self._patches * trainer.world_size / seconds,
+            "perf/tokens_per_s": self._tokens * readers / seconds,
+            "perf/samples_per_s": self._samples * readers / seconds,
+            "perf/patches_per_s": self._patches * readers / seconds,
             "perf/loader_wait": self._waited / seconds,
         }

@@ -44,10 +44,11 @@ class Train(Root):
 
     ``resume`` is None for a fresh start (also after ``resume=auto`` that found nothing), else a checkpoint folder.
     ``tiles`` None validates whole photos. ``batch_probe`` looks for the largest ``data.token_budget`` (see
-    ``callbacks.batch_probe``).
+    ``callbacks.batch_probe``). ``sp_degree`` neighbouring ranks hold each row together (see ``models.sequence``).
     """
 
     batch_probe: bool
+    sp_degree: PositiveInt
     global_max_length: PositiveInt
     resume: Annotated[str | None, BeforeValidator(lambda value: None if value == "auto" else value)]
     generation: Any

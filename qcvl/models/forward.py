@@ -18,7 +18,7 @@ class Hidden(NamedTuple):
     """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in row order or None.
 
     Without images these have no row, or are None where the batch has no ``pixel_values`` at all. ``router_logits`` are
-    ``[L, experts]`` of each layer that has experts, where asked for.
+    ``[L, experts]`` of each layer that has experts, where asked for. With a ``share`` all are of this rank's tokens.
     """
 
     states: torch.Tensor
@@ -53,6 +53,10 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
             ``normalised``) and ``image_grid_thw [n, 3]``, one grid a run of visual tokens.
         routing: give the logits of the routers as well.
 
+    With a ``share`` (see ``models.sequence``) ``input_ids`` and ``position_ids`` are this rank's part of the row; all
+    else is the whole row's. The vision tower then looks at all images on each rank, and only the visual tokens of the
+    rank's own part go on: the ranks' gradients add up to those of the row, in every tower.
+
     Images and videos lie in one list, in the order of the row: the vision tower sees each frame pair of a video as it
     sees an image.
 
@@ -65,14 +69,16 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
     core = unwrap(model).model
     embeds = core.get_input_embeddings()(batch["input_ids"])
     extra: dict[str, Any] = {"output_router_logits": True} if routing else {}
-    visual = None
+    visual, share = None, batch.get("share")
     if batch.get("pixel_values") is not None:
         seen = _look(core.visual, batch["pixel_values"], batch["image_grid_thw"])
         visual, deepstack = seen.pooler_output, getattr(seen, "deepstack_features", None)
         is_cell = _cells(core, batch["input_ids"])
-        if not len(batch["pixel_values"]):
+        own = slice(0, len(visual) if len(batch["pixel_values"]) else 0) if share is None else share.cells
+        if own.start == own.stop:
             embeds = embeds + _nothing([visual, *(deepstack or [])]).to(embeds.dtype)
-            visual, deepstack = visual[:0], None
+            deepstack = None
+        visual, deepstack = visual[own], [part[own] for part in deepstack or []]
         embeds = _place(embeds, is_cell, visual)
         if deepstack:
             extra |= {"visual_pos_masks": is_cell, "deepstack_visual_embeds": deepstack}
@@ -82,6 +88,7 @@ def hidden_states(model: nn.Module, batch: Mapping[str, Any], *, routing: bool =
         attention_mask=None,
         use_cache=False,
         **_packing(core.language_model.config._attn_implementation, batch["segments"], embeds.device),
+        **({} if share is None else {"share": share}),
         **extra,
     )
     return Hidden(out.last_hidden_state, visual, tuple(out.get("router_logits") or ()))
