@@ -69,6 +69,7 @@ def validation_data(settings: Evaluate, opened: "Reopened") -> "VLDataModule":
         seed=settings.seed,
         grounding=False,
         pairing=opened.pairing,
+        sp_degree=1,
     )
     datamodule.prepare_data()
     datamodule.setup("validate")

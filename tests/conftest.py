@@ -176,7 +176,7 @@ def make_datamodule(make_data, processing, prompts):
 
     def make(**changes) -> VLDataModule:
         values = {"data": make_data(), "processing": processing, "answer_format": DEFAULT_FORMAT, "prompts": prompts}
-        values |= {"augment": None, "max_length": 4096, "seed": 3, "grounding": False, "pairing": None}
+        values |= {"augment": None, "max_length": 4096, "seed": 3, "grounding": False, "pairing": None, "sp_degree": 1}
         datamodule = VLDataModule(**values | changes)
         datamodule.setup("fit")
         return datamodule
@@ -214,6 +214,7 @@ def make_module(small_model, processing, prompts):
             "optimizer": AdamW(**choice("optimizer/adamw.yaml")),
             "lr_scheduler": CosineWarmupWithMinLr(**choice("lr_scheduler/cosine_warmup_with_min_lr.yaml")),
             "init_from": None,
+            "sp_degree": 1,
         }
         if objective is not None:
             return objective.setup(**parts | changes)

@@ -27,11 +27,10 @@ class BadSamples(pl.Callback):
         self.total = self.in_epoch = self.epoch = 0
         self._unreduced, self._stepped = 0, -1
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Name what this micro-batch lacks."""
-        bad = batch.get("bad", ())
+        # Ranks that hold a row together lack the same samples of it.
+        bad = batch.get("bad", ()) if pl_module.global_rank % pl_module.rows.degree == 0 else ()
         if bad:
             place = {"step": trainer.global_step, "epoch": trainer.current_epoch}
             _append(self.path, [{**place, **sample} for sample in bad])

@@ -12,7 +12,8 @@ class Throughput(Window):
     """Log ``perf/*`` over the steps since the last logging step; rates are of this rank times the number of ranks.
 
     ``perf/pack_fill`` is the share of a micro-batch's tokens (``data.packing_length`` or ``data.token_budget``) that
-    this rank's hold; one of a single longer sample counts as full. There is none of a fixed number of samples.
+    this rank's hold; one of a single longer sample counts as full. There is none of a fixed number of samples. Ranks
+    that hold rows together count as one.
     """
 
     def __init__(self) -> None:
@@ -44,13 +45,13 @@ class Throughput(Window):
         self._ended = time.perf_counter()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def values(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+    def values(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         """Rates of the span, by the clock."""
-        seconds = self._ended - self.since
+        seconds, readers = self._ended - self.since, trainer.world_size // pl_module.rows.degree
         fill = {"perf/pack_fill": self._tokens / self._room} if self._room else {}
         return fill | {
-            "perf/tokens_per_s": self._tokens * trainer.world_size / seconds,
-            "perf/samples_per_s": self._samples * trainer.world_size / seconds,
-            "perf/patches_per_s": self._patches * trainer.world_size / seconds,
+            "perf/tokens_per_s": self._tokens * readers / seconds,
+            "perf/samples_per_s": self._samples * readers / seconds,
+            "perf/patches_per_s": self._patches * readers / seconds,
             "perf/loader_wait": self._waited / seconds,
         }

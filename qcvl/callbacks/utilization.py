@@ -17,9 +17,10 @@ class Utilization(Window):
     """Log ``perf/model_tflops_per_s``, ``perf/mfu`` and ``perf/peak_memory_gib``.
 
     The first is the mean over ranks of what ``models.flops`` counts of the rank's batches, by the seconds of the span,
-    waiting included. ``perf/mfu`` is its share of the device's dense bfloat16 peak (see ``peaks``), also where a run
-    computes in another precision; it is left out on devices whose peak is not known, and so on a CPU. Memory is the
-    most since the start that any rank's tensors took of its GPU, on a CPU that its process took (resident).
+    waiting included; of ranks that hold rows together each counts its share. ``perf/mfu`` is the share of the device's
+    dense bfloat16 peak (see ``peaks``), also where a run computes in another precision; it is left out on devices whose
+    peak is not known, and so on a CPU. Memory is the most since the start that any rank's tensors took of its GPU, on a
+    CPU that its process took (resident).
     """
 
     def __init__(self) -> None:
@@ -36,12 +37,10 @@ class Utilization(Window):
         """Look at what trains, once: that does not change during a run."""
         self._cost = step_flops(pl_module.built)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count what is about to be trained on."""
         assert self._cost is not None  # on_train_start came before
-        self._done += self._cost.of(batch)
+        self._done += self._cost.of(batch) / pl_module.rows.degree
 
     def values(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """The three keys, or two."""

@@ -1,6 +1,8 @@
-"""Whether a checkpoint and a run read and answer with the same model: base weights, tokenizer, chat template."""
+"""Whether a checkpoint and a run are of the same model: base weights, tokenizer, template, trained tensors."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qcvl.checkpoints.contract import Base, read_contract
 from qcvl.errors import CheckpointError
@@ -48,4 +50,20 @@ def require_same_text(folder: Path, processing: Processing, setting: str) -> Non
         raise CheckpointError(
             f"{setting}: the chat template of {folder} is not that of this run's model, first in line {number + 1}; "
             f"{REMEDY}, or copy the checkpoint's chat_template.jinja into the model's folder"
+        )
+
+
+def require_same_tensors(saved: Mapping[str, Any], own: Mapping[str, Any], step: int) -> None:
+    """Compare names and shapes of the trained tensors of ``step`` with those that a resumed run trains.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    before, now = ({name: list(tensor.shape) for name, tensor in tensors.items()} for tensors in (saved, own))
+    if differ := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        name = differ[0]
+        raise CheckpointError(
+            f"resume: {len(differ)} trained tensors are not those of step {step}, first {name}: {before.get(name)} "
+            f"in the checkpoint, {now.get(name)} now; resume with the stage and tuner the run was "
+            "started with, or start a new run from its weights with stage.init_from="
         )

@@ -56,6 +56,7 @@ def assemble(settings: Train) -> Run:
         seed=settings.seed,
         grounding=settings.objective.grounding,
         pairing=settings.data.pair,
+        sp_degree=settings.sp_degree,
         **shared,
     )
     contract = describe(**moved, **shared, pairing=settings.data.pair)
@@ -69,6 +70,7 @@ def assemble(settings: Train) -> Run:
         init_from=start,
         processing=processing,
         contract=contract,
+        sp_degree=settings.sp_degree,
         **moved,
     )
     loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]

@@ -19,7 +19,7 @@ from qcvl.composition.processes import is_first_process
 from qcvl.errors import CheckpointError, ConfigError
 
 _NOT_PART_OF_A_RUN = frozenset({"paths", "logger", "hydra", "resume", "replay", "batch_probe"})
-_MAY_CHANGE = re.compile(r"^(trainer\.(max_\w+|devices|num_nodes|default_root_dir)|.*\b(num_)?workers)$")
+_MAY_CHANGE = re.compile(r"^(sp_degree|trainer\.(max_\w+|devices|num_nodes|default_root_dir)|.*\b(num_)?workers)$")
 
 
 def resolve_resume(arguments: Sequence[str], root: str, *, multirun: bool) -> list[str]:
@@ -57,7 +57,7 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     """SHA-256 of resolved settings, but for those that may change when a run goes on.
 
     Left out: paths (also where they appear inside other settings), logger, hydra, resume, replay,
-    batch_probe, ``trainer.max_*``, the number of devices and of workers.
+    batch_probe, ``trainer.max_*``, the number of devices and of workers, ``sp_degree``.
     """
     return hashlib.sha256(json.dumps(_lasting(settings), sort_keys=True, default=str).encode()).hexdigest()
 

@@ -44,11 +44,13 @@ class Train(Root):
 
     ``resume`` is None for a fresh start (also after ``resume=auto`` that found nothing), else a checkpoint folder.
     ``tiles`` None validates whole photos. ``batch_probe`` looks for the largest ``data.token_budget`` (see
-    ``callbacks.batch_probe``). ``replay`` is None, or the folder of a step that was not finite: then nothing is trained
-    and that step is made again (see ``modules.replay``).
+    ``callbacks.batch_probe``). ``sp_degree`` neighbouring ranks hold each row together (see ``models.sequence``).
+    ``replay`` is None, or the folder of a step that was not finite: then nothing is trained and that step is made again
+    (see ``modules.replay``).
     """
 
     batch_probe: bool
+    sp_degree: PositiveInt
     global_max_length: PositiveInt
     resume: Annotated[str | None, BeforeValidator(lambda value: None if value == "auto" else value)]
     replay: str | None

@@ -16,9 +16,7 @@ def muon_needs_whole_matrices(cfg: DictConfig) -> str | None:
     """Muon turns a whole weight matrix at once, of which a sharded strategy holds only a part."""
     if "muon" not in str(OmegaConf.select(cfg, "optimizer._target_")).lower():
         return None
-    strategy = OmegaConf.select(cfg, "trainer.strategy")
-    name = str(strategy.get("_target_", "") if isinstance(strategy, DictConfig) else strategy).lower()
-    if not any(sharded in name for sharded in _SHARDED):
+    if not any(sharded in _strategy(cfg) for sharded in _SHARDED):
         return None
     return "optimizer: Muon works on whole matrices and this strategy shards them; use optimizer=adamw or strategy=ddp"
 
@@ -147,6 +145,23 @@ def a_probe_starts_from_a_budget(cfg: DictConfig) -> str | None:
     )
 
 
+def ranks_that_share_rows_make_whole_groups(cfg: DictConfig) -> str | None:
+    """``sp_degree`` neighbouring ranks hold each row together, under DDP: every rank belongs to such a group."""
+    degree = OmegaConf.select(cfg, "sp_degree") or 1
+    if degree == 1:
+        return None
+    strategy, devices = _strategy(cfg), OmegaConf.select(cfg, "trainer.devices")
+    ranks = _count(devices) * (OmegaConf.select(cfg, "trainer.num_nodes") or 1)
+    if strategy != "auto" and not strategy.startswith("ddp") and not strategy.endswith(".ddpstrategy"):
+        return f"sp_degree: {degree} ranks hold rows together under strategy=ddp alone so far; found {strategy}"
+    if devices not in ("auto", -1, "-1") and ranks % degree:
+        return (
+            f"sp_degree: groups of {degree} ranks do not divide the {ranks} of this run; set trainer.devices (times "
+            "trainer.num_nodes) to a multiple of sp_degree"
+        )
+    return None
+
+
 def packs_are_of_conversations(cfg: DictConfig) -> str | None:
     """A ``packing_length`` counts tokens of a model, in the one format that has packs."""
     to = cfg.get("to")
@@ -170,6 +185,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     seen_and_unseen_are_no_sources,
     shifted_templates_are_fused,
     a_probe_starts_from_a_budget,
+    ranks_that_share_rows_make_whole_groups,
     packs_are_of_conversations,
 )
 
@@ -185,6 +201,12 @@ def _val_names(cfg: DictConfig) -> list[str]:
     """Names of the validation sources; a bare path is called ``val``."""
     val = OmegaConf.select(cfg, "data.val")
     return [str(name) for name in val] if OmegaConf.is_dict(val) else ["val"]
+
+
+def _strategy(cfg: DictConfig) -> str:
+    """The strategy's name or dotted path, in lower case."""
+    strategy = OmegaConf.select(cfg, "trainer.strategy")
+    return str(strategy.get("_target_", "") if isinstance(strategy, DictConfig) else strategy).lower()
 
 
 def _count(devices: Any) -> int:

@@ -63,6 +63,7 @@ class VLDataModule(pl.LightningDataModule):
         seed: of sampling, order and augmentation.
         grounding: whether batches carry the auxiliary grounding targets.
         pairing: what is seen of a photo and its template: the data's own choice, or a checkpoint's.
+        sp_degree: neighbouring ranks that get the same batches, to hold each row together.
     """
 
     def __init__(
@@ -77,11 +78,12 @@ class VLDataModule(pl.LightningDataModule):
         seed: int,
         grounding: bool,
         pairing: Pairing | None,
+        sp_degree: int,
     ) -> None:
         super().__init__()
         self.data, self.processing, self.answer_format, self.prompts = data, processing, answer_format, prompts
         self.augment, self.max_length, self.seed, self.grounding = augment, max_length, seed, grounding
-        self.pairing = pairing
+        self.pairing, self.sp_degree = pairing, sp_degree
         self._opened: dict[str, list[OpenSource]] = {}
         self.classes: dict[str, int] = {}
 
@@ -187,11 +189,12 @@ class VLDataModule(pl.LightningDataModule):
         batches: dict[str, Any] = {"batch_size": self.data.batch_size, "token_budget": self.data.token_budget}
         if self.data.packing is not None and self.data.packing_length is not None:
             batches["packing"] = Packing(self.data.packing, self.data.packing_length)
+        rank, world_size = self._place()
         batches |= {
             "keep_going": self.data.max_bad_fraction > 0,
             "accumulate": accumulate,
-            "rank": trainer.global_rank if trainer else 0,
-            "world_size": trainer.world_size if trainer else 1,
+            "rank": rank,
+            "world_size": world_size,
             "num_workers": self.data.num_workers,
         }
         loader: StepLoader
@@ -207,7 +210,7 @@ class VLDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader a validation source, this rank's share of it: records ``rank, rank + world, …`` once, in order."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = self._place()
         loaders = []
         for source in self.sources("val"):
             dataset = SampleDataset(counts=[source.count], **self._shown([source], training=False))
@@ -218,6 +221,12 @@ class VLDataModule(pl.LightningDataModule):
         if loaders and not any(len(loader) for loader in loaders):  # Lightning would leave this rank out of validation
             raise DataError(f"data.val has no record for rank {rank} of {world_size}; add records or use fewer devices")
         return loaders
+
+    def _place(self) -> tuple[int, int]:
+        """This rank's share of the samples and how many shares there are: one a group of ``sp_degree`` ranks."""
+        if not self.trainer:
+            return 0, 1
+        return self.trainer.global_rank // self.sp_degree, self.trainer.world_size // self.sp_degree
 
     def val_names(self) -> list[str]:
         """The validation sources' names, in the order of the loaders."""

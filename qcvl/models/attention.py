@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from qcvl.models.kernel import fits_kernel, kernel_attention
+from qcvl.models.sequence import RowShare, to_heads, to_tokens
 
 VARLEN = "qcvl_varlen"
 LEAST_FILL = 0.8  # shortest over longest segment of one padded call: at .8 the waste costs less than another call
@@ -115,11 +116,13 @@ def varlen_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     segments: tuple[int, ...] | None = None,
+    share: RowShare | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The registered attention: per segment when the row is packed, transformers' own SDPA otherwise (generation).
 
     ``segments`` are the lengths of the packed samples; without them they are read off restarts of ``position_ids``.
+    With a ``share`` the tokens are this rank's of a row that several ranks hold (see ``models.sequence``).
     """
     if segments is None:
         segments = _restarts(query, key, attention_mask, kwargs.get("position_ids"))
@@ -128,7 +131,10 @@ def varlen_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     asked = kwargs.get("is_causal")
     causal = bool(module.is_causal if asked is None else asked)
-    return segment_attention(query, key, value, segments, causal=causal, scaling=scaling, dropout=dropout), None
+    if share is not None:
+        query, key, value = to_heads(query, key, value, share)
+    out = segment_attention(query, key, value, segments, causal=causal, scaling=scaling, dropout=dropout)
+    return (out if share is None else to_tokens(out, share)), None
 
 
 def _restarts(

@@ -17,7 +17,7 @@ class Hidden(NamedTuple):
     """Final hidden states ``[1, L, H]``, and merged visual tokens ``[cells, H]`` in row order or None.
 
     Without images these have no row, or are None where the batch has no ``pixel_values`` at all. ``router_logits`` are
-    ``[L, experts]`` of each layer that has experts, where asked for.
+    ``[L, experts]`` of each layer that has experts, where asked for. With a ``share`` all are of this rank's tokens.
     """
 
     states: torch.Tensor
@@ -38,6 +38,12 @@ class Seen(NamedTuple):
     deepstack: tuple[torch.Tensor, ...]
     blocks: Mapping[int, torch.Tensor]
     nothing: torch.Tensor | None
+
+    def part(self, cells: slice) -> "Seen":
+        """Some of the visual tokens alone; where these are none, ``nothing`` still depends on all there are."""
+        nothing = _nothing([self.merged, *self.deepstack]) if cells.start == cells.stop else None
+        merged, deepstack = self.merged[cells], tuple(level[cells] for level in self.deepstack)
+        return Seen(merged, deepstack, self.blocks, nothing if self.nothing is None else self.nothing)
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
@@ -70,6 +76,10 @@ def hidden_states(
         routing: give the logits of the routers as well.
         seen: what ``look`` gave for the row's images, in place of looking at them here.
 
+    With a ``share`` (see ``models.sequence``) ``input_ids`` and ``position_ids`` are this rank's part of the row; all
+    else is the whole row's. The vision tower then looks at all images on each rank, and only the visual tokens of the
+    rank's own part go on: the ranks' gradients add up to those of the row, in every tower.
+
     Images and videos lie in one list, in the order of the row: the vision tower sees each frame pair of a video as it
     sees an image.
 
@@ -82,9 +92,11 @@ def hidden_states(
     core = unwrap(model).model
     embeds = core.get_input_embeddings()(batch["input_ids"])
     extra: dict[str, Any] = {"output_router_logits": True} if routing else {}
+    share = batch.get("share")
     if seen is None and batch.get("pixel_values") is not None:
         seen = look(model, batch["pixel_values"], batch["image_grid_thw"])
     if seen is not None:
+        seen = seen if share is None else seen.part(share.cells)
         embeds, more = place(core, batch["input_ids"], embeds, seen)
         extra |= more
     out = core.language_model(
@@ -93,6 +105,7 @@ def hidden_states(
         attention_mask=None,
         use_cache=False,
         **_packing(core.language_model.config._attn_implementation, batch["segments"], embeds.device),
+        **({} if share is None else {"share": share}),
         **extra,
     )
     visual = None if seen is None else seen.merged

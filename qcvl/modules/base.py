@@ -12,18 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, saved_tensors, write_model
+from qcvl.checkpoints.agreement import require_same_tensors
 from qcvl.checkpoints.contract import Contract, write_contract
 from qcvl.checkpoints.snapshot import size_bytes
 from qcvl.data.batch import count_labels
 from qcvl.data.chat import IGNORE
 from qcvl.data.label_kinds import LABEL_KINDS
-from qcvl.errors import CheckpointError, QcvlError
+from qcvl.errors import QcvlError
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
 from qcvl.modules.finite import FiniteSteps
 from qcvl.modules.gradients import gradient_norms
 from qcvl.modules.kept_step import MicroBatch, keep_step, samples_of
+from qcvl.modules.sequence import RowSharing
 from qcvl.modules.sharded import gathered
 from qcvl.modules.sums import at_least_something, by_kind, on_cpu, summed
 from qcvl.tuning.freezing import held_modules
@@ -49,6 +51,7 @@ class VLModule(pl.LightningModule, ABC):
         contract: what ``qcvl.json`` says.
         token_weights: how much a trained token of each kind of LABEL_KINDS counts in the loss.
         max_nonfinite_steps: the run ends after so many steps in a row whose loss or gradient is not finite.
+        sp_degree: neighbouring ranks that hold each row together (see ``models.sequence``).
     """
 
     strict_loading = False
@@ -66,6 +69,7 @@ class VLModule(pl.LightningModule, ABC):
         contract: Contract,
         token_weights: Mapping[str, float],
         max_nonfinite_steps: int,
+        sp_degree: int,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a small validation source has too few for all
@@ -76,7 +80,7 @@ class VLModule(pl.LightningModule, ABC):
         self.register_buffer("token_weights", weights, persistent=False)
         self.model: nn.Module | None = None
         self.seed = torch.initial_seed()  # the run's: every generator has just been seeded with it
-        self.finite = FiniteSteps(max_nonfinite_steps)
+        self.finite, self.rows = FiniteSteps(max_nonfinite_steps), RowSharing(sp_degree)
         self.rank_course: RankCourse | None = None
         self._saved_ranks: dict[str, Any] | None = None  # of the checkpoint a run goes on from
         self._totals: dict[str, Tensor] = {}
@@ -91,12 +95,17 @@ class VLModule(pl.LightningModule, ABC):
         """Load, start from ``init_from``, freeze and adapt the model; once."""
         if self.model is None:
             model, towers = self.spec.load_model(), self.stage.towers
+            self.rows.check(model)
             held = held_modules(model, self.stage)
             if self.init_from is None:
                 self.model = self.tuner.setup(model, towers, held=held)
             else:
                 self.model = init_from(model, self.tuner, towers, self.init_from, held)
             self.model.train()  # transformers hands models over in eval mode and Lightning leaves that as it is
+
+    def setup(self, stage: str) -> None:
+        """Join the ranks that hold rows together, now that all processes are there."""
+        self.rows.join()
 
     @property
     def built(self) -> nn.Module:
@@ -169,13 +178,15 @@ class VLModule(pl.LightningModule, ABC):
         """One micro-batch's share of its optimizer step's loss.
 
         Returns ``sum / step count * world size * accumulation``: Lightning divides by the accumulation and
-        DDP averages over ranks, so that a step's gradient is that of one mean over all its label tokens.
+        DDP averages over ranks, so that a step's gradient is that of one mean over all its label tokens. The factor is
+        the same where ranks hold a row together: each gives the sum over its own tokens, and the whole row's counts.
         """
         counts = torch.cat([batch["step_labels"], batch["step_cells"][None]]).to(self.device, torch.float64)
         if self.trainer.world_size > 1:
-            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum") / self.rows.degree
         labels, cells = counts[:-1].float(), counts[-1].clamp(min=1).float()
         self._cells = float(counts[-1])
+        batch = self.rows.share(batch)
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
@@ -256,6 +267,7 @@ class VLModule(pl.LightningModule, ABC):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Add one batch's sums; ranks may have different numbers of batches."""
+        batch = self.rows.share(batch)
         self._add(self._eval_totals.setdefault(dataloader_idx, {}), self.losses(batch), None, batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -289,17 +301,7 @@ class VLModule(pl.LightningModule, ABC):
         Raises:
             CheckpointError: naming the first difference.
         """
-        saved, own = (
-            {name: list(value.shape) for name, value in state.items()}
-            for state in (checkpoint["state_dict"], self.state_dict())
-        )
-        if differ := sorted(name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name)):
-            name, step = differ[0], checkpoint["global_step"]
-            raise CheckpointError(
-                f"resume: {len(differ)} trained tensors are not those of step {step}, first {name}: {saved.get(name)} "
-                f"in the checkpoint, {own.get(name)} now; resume with the stage and tuner the run was "
-                "started with, or start a new run from its weights with stage.init_from="
-            )
+        require_same_tensors(checkpoint["state_dict"], self.state_dict(), checkpoint["global_step"])
         self.finite.load_state_dict(checkpoint["finite_steps"])
         self._saved_ranks = checkpoint["rank_course"]
 

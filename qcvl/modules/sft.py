@@ -76,7 +76,9 @@ class SFTModule(VLModule):
         sums = answer_loss(self.built, hidden.states, batch["labels"], batch["label_kinds"])
         if self.load_balance:
             top_k = unwrap(self.built).config.text_config.num_experts_per_tok
-            sums["balance_sum"] = load_balance(hidden.router_logits, top_k) * (batch["label_kinds"] > 0).sum()
+            sums["balance_sum"] = (
+                load_balance(hidden.router_logits, top_k, batch.get("share")) * (batch["label_kinds"] > 0).sum()
+            )
         if self.grounding is not None and "cell_classes" in batch:
             sums["aux_sum"] = self.grounding.loss(hidden.visual, batch["cell_classes"], batch["cell_points"]).total
         return sums

@@ -77,7 +77,8 @@ def test_a_resumed_run_counts_and_names_as_one_that_was_never_stopped(train, log
 def test_ranks_count_together_and_stop_at_the_same_step(tmp_path):
     ranks = [BadSamples(path=str(tmp_path / "bad_samples.jsonl"), max_fraction=0.2) for _ in range(2)]
     logs: list[dict] = [{}, {}]
-    module = [SimpleNamespace(device="cpu", log=lambda k, v, own=own, **_: own.update({k: v})) for own in logs]
+    alone = {"device": "cpu", "global_rank": 0, "rows": SimpleNamespace(degree=1)}
+    module = [SimpleNamespace(**alone, log=lambda k, v, own=own, **_: own.update({k: v})) for own in logs]
     strategy = SimpleNamespace(reduce=lambda value, reduce_op: {"sum": torch.tensor(3)}[reduce_op])  # 2 here, 1 there
     here = {"global_step": 0, "current_epoch": 0, "world_size": 2, "strategy": strategy}
     trainer = SimpleNamespace(**here, train_dataloader=SimpleNamespace(part=Part("epoch", 0, 10)))

@@ -23,7 +23,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def module():
     rows = []
-    return SimpleNamespace(rows=rows, log_dict=lambda values, batch_size: rows.append(values))
+    return SimpleNamespace(
+        logged=rows, log_dict=lambda values, batch_size: rows.append(values), rows=SimpleNamespace(degree=1)
+    )
 
 
 BATCH = {
@@ -50,7 +52,7 @@ def test_rates_are_counts_by_seconds_since_the_last_row(clock, module):
     one = Throughput()
     for number in (1, 2, 3, 4):
         step(one, clock, module, wait=1, work=3 if number < 3 else 4, global_step=number)
-    first, second = module.rows
+    first, second = module.logged
     assert first == {
         "perf/tokens_per_s": 600 / 8,
         "perf/samples_per_s": 6 / 8,
@@ -63,7 +65,13 @@ def test_rates_are_counts_by_seconds_since_the_last_row(clock, module):
 def test_all_ranks_count(clock, module):
     one = Throughput()
     step(one, clock, module, wait=0, work=3, global_step=2, world_size=4)
-    assert module.rows[0]["perf/tokens_per_s"] == 4 * 300 / 3
+    assert module.logged[0]["perf/tokens_per_s"] == 4 * 300 / 3
+
+
+def test_ranks_that_hold_rows_together_count_as_one(clock, module):
+    module.rows.degree = 2
+    step(Throughput(), clock, module, wait=0, work=3, global_step=2, world_size=4)
+    assert module.logged[0]["perf/tokens_per_s"] == 2 * 300 / 3
 
 
 def test_validation_and_the_time_between_epochs_do_not(clock, module):
@@ -71,16 +79,16 @@ def test_validation_and_the_time_between_epochs_do_not(clock, module):
     for pause in (one.on_validation_end, one.on_train_epoch_start):
         clock.now += 1000
         pause(None, module)
-        step(one, clock, module, wait=1, work=1, global_step=2 * len(module.rows) + 2)
-    assert [row["perf/samples_per_s"] for row in module.rows] == [1.5, 1.5]
+        step(one, clock, module, wait=1, work=1, global_step=2 * len(module.logged) + 2)
+    assert [row["perf/samples_per_s"] for row in module.logged] == [1.5, 1.5]
 
 
 def test_the_micro_batches_of_a_step_make_one_row(clock, module):
     one = Throughput()
     for number in range(16):  # four micro-batches a step: the counter moves with the fourth
         step(one, clock, module, wait=0, work=1, global_step=(number + 1) // 4)
-    assert len(module.rows) == 2
-    assert [row["perf/tokens_per_s"] for row in module.rows] == [300.0, 300.0]
+    assert len(module.logged) == 2
+    assert [row["perf/tokens_per_s"] for row in module.logged] == [300.0, 300.0]
 
 
 @pytest.mark.parametrize(("capacity", "fill"), [(400, 0.75), (300, 1.0), (200, 1.0)])
@@ -88,5 +96,5 @@ def test_fill_is_the_share_of_the_tokens_that_packs_may_hold(clock, module, capa
     one, packed = Throughput(), SimpleNamespace(data=SimpleNamespace(capacity=capacity))
     for number in (1, 2):
         step(one, clock, module, wait=1, work=1, global_step=number, datamodule=packed)
-    (row,) = module.rows
+    (row,) = module.logged
     assert row["perf/pack_fill"] == fill  # a sample longer than a pack is a full one

@@ -59,14 +59,14 @@ def test_memory_is_the_most_that_the_process_took(make_module, make_datamodule, 
 def on_gpu(monkeypatch):
     """``on_gpu(name, world_size=…)``: the row logged after one second of work worth 10 TFLOP on a named device."""
 
-    def run(name: str, **changes) -> dict[str, float]:
+    def run(name: str, degree: int = 1, **changes) -> dict[str, float]:
         now, rows = SimpleNamespace(seconds=0.0), []
         monkeypatch.setattr(window.time, "perf_counter", lambda: now.seconds)
         monkeypatch.setattr(utilization.torch.cuda, "get_device_name", lambda device: name)
         monkeypatch.setattr(utilization.torch.cuda, "max_memory_allocated", lambda device: 3 * 2**30)
         monkeypatch.setattr(utilization.torch, "tensor", lambda value, device, dtype: torch.as_tensor(value).double())
         monkeypatch.setattr(utilization, "step_flops", lambda model: SimpleNamespace(of=lambda batch: 10e12))
-        module = SimpleNamespace(built=nn.Identity(), device=torch.device("cuda"))
+        module = SimpleNamespace(built=nn.Identity(), device=torch.device("cuda"), rows=SimpleNamespace(degree=degree))
         module.log_dict = lambda values, batch_size: rows.append(values)
         trainer = SimpleNamespace(**{"log_every_n_steps": 1, "world_size": 1, "global_step": 1} | changes)
         one = Utilization()
@@ -83,6 +83,10 @@ def test_mfu_is_the_share_of_the_devices_peak(on_gpu):
     row = on_gpu("NVIDIA H100 80GB HBM3")
     assert row["perf/mfu"] == pytest.approx(10 / 989.4)
     assert row["perf/model_tflops_per_s"] == 10 and row["perf/peak_memory_gib"] == 3
+
+
+def test_a_rank_counts_its_share_of_the_rows_it_holds_with_others(on_gpu):
+    assert on_gpu("NVIDIA H100 80GB HBM3", degree=4)["perf/model_tflops_per_s"] == 10 / 4
 
 
 def test_of_several_ranks_the_mean_rate_and_the_largest_memory_count(on_gpu):

@@ -163,3 +163,23 @@ def test_a_probe_for_the_largest_budget_starts_from_one():
         config.check_compatible(wanting)
     for right in (["batch_probe=true", "data.token_budget=4096"], ["batch_probe=false"]):
         config.check_compatible(config.load("train", right))
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (["sp_degree=2", "strategy=ddp", "trainer.devices=4"], None),
+        (["sp_degree=4", "strategy=ddp", "trainer.devices=2", "trainer.num_nodes=2"], None),
+        (["sp_degree=2", "strategy=ddp", "trainer.devices=auto"], None),
+        (["sp_degree=2", "strategy=ddp", "trainer.devices=3"], "groups of 2 ranks do not divide the 3 of this run"),
+        (["sp_degree=2"], "groups of 2 ranks do not divide the 1 of this run"),
+        (["sp_degree=2", "trainer.strategy=fsdp", "trainer.devices=2"], "under strategy=ddp alone so far; found fsdp"),
+    ],
+)
+def test_ranks_that_hold_rows_together_make_whole_groups(settings, refused):
+    cfg = config.load("train", settings)
+    if refused is None:
+        config.check_compatible(cfg)
+    else:
+        with pytest.raises(ConfigError, match=f"^sp_degree: .*{refused}"):
+            config.check_compatible(cfg)
