@@ -87,7 +87,8 @@ class VLModule(pl.LightningModule, ABC):
         self._step: list[MicroBatch] = []  # the micro-batches of the current step
         self.handed: dict[str, Any] = {}  # the current batch, as a loader handed it over
         self.handed_to: str | None = None  # train, validate or sanity_check
-        self._drawn = 0  # what its draws were seeded with
+        self.draw_seed = 0  # of what is drawn for it
+        self.replayed: int | None = None  # the step that is made again, where one is
         self._eval_totals: dict[int, dict[str, Tensor]] = {}
         self._cells = 0.0  # visual tokens of the current step
 
@@ -106,6 +107,11 @@ class VLModule(pl.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Join the ranks that hold rows together, now that all processes are there."""
         self.rows.join()
+
+    @property
+    def step_number(self) -> int:
+        """Optimizer steps done before this one."""
+        return self.trainer.global_step if self.replayed is None else self.replayed
 
     @property
     def built(self) -> nn.Module:
@@ -171,8 +177,8 @@ class VLModule(pl.LightningModule, ABC):
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Seed the step's draws (dropout) from (seed, rank, epoch, batch): a resumed run draws what it would have."""
         key = [self.seed, self.global_rank, self.current_epoch, batch_idx]
-        self._drawn = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-        torch.manual_seed(self._drawn)
+        self.draw_seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+        torch.manual_seed(self.draw_seed)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One micro-batch's share of its optimizer step's loss.
@@ -190,7 +196,7 @@ class VLModule(pl.LightningModule, ABC):
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         self._add(self._totals, sums, loss, batch)
-        self._step.append(MicroBatch(batch_index, self._drawn, self.handed, labels, cells, loss.detach()))
+        self._step.append(MicroBatch(batch_index, self.draw_seed, self.handed, labels, cells, loss.detach()))
         return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def _add(

@@ -117,7 +117,7 @@ class GKDModule(VLModule):
         settings = self.gkd
         if not self.training or (settings.lmbda == 0 and not settings.seq_kd):
             return "data"
-        return author_of(self.seed, self.trainer.global_step, settings.lmbda, seq_kd=settings.seq_kd)
+        return author_of(self.seed, self.step_number, settings.lmbda, seq_kd=settings.seq_kd)
 
     def _ask(self, asked: Teacher, row: dict[str, Any], author: Author) -> tuple[Seen, "Lesson | None"]:
         """What the teacher sees, and what it says of the data's answers or of its own; None of the student's."""
@@ -135,9 +135,8 @@ class GKDModule(VLModule):
         return look(self.built, row["pixel_values"], row["image_grid_thw"], blocks=known, keep_blocks=keep)
 
     def _draw(self, model: nn.Module, row: dict[str, Any], seen: Seen) -> dict[str, Any]:
-        """The row with answers of ``model``'s own; draws follow from (seed, rank, step, micro-batch)."""
-        key = [self.seed, self.global_rank, self.trainer.global_step, len(self._batches)]
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        """The row with answers of ``model``'s own; draws follow from the micro-batch's seed."""
+        seed = int(np.random.SeedSequence([self.draw_seed]).generate_state(1, np.uint64)[0] >> 1)
         limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
         return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
 

@@ -100,6 +100,7 @@ def report(found: Replayed) -> Group:
 
 def _replay_rank(module: VLModule, trainer: pl.Trainer, kept: KeptStep) -> Replayed:
     losses: list[tuple[float, float]] = []
+    module.replayed = kept.step
     with Watch(module) as watch:
         for one in kept.micro_batches:
             loss = _forward(module, trainer, one)
@@ -118,6 +119,7 @@ def _replay_rank(module: VLModule, trainer: pl.Trainer, kept: KeptStep) -> Repla
 def _forward(module: VLModule, trainer: pl.Trainer, one: MicroBatch) -> Tensor:
     device = module.device
     batch = {name: value.to(device) for name, value in one.batch.items()}
+    module.draw_seed = one.seed
     torch.manual_seed(one.seed)
     with trainer.precision_plugin.train_step_context():
         return module.combine(module.losses(batch), one.labels.to(device), one.cells.to(device))
