@@ -19,6 +19,7 @@ from qcvl.models.forward import normalised
 from qcvl.models.pixels import repeated
 from qcvl.models.settings import ScratchModel
 from qcvl.models.towers import TOWERS, is_router, tower_of
+from qcvl.modules.settings import GKD
 from qcvl.schema.prompts import TaskPrompt
 from tests.conftest import choice, photo
 
@@ -41,6 +42,15 @@ def family(request):
 def spec(family):
     """The choice of ``model`` as users have it, for photos of 1-16 cells."""
     return ScratchModel(**choice(f"model/{CHOICES[family]}.yaml") | {"min_cells": 1, "lr_multiplier": 1})
+
+
+def test_a_model_of_each_family_learns_from_a_teacher_with_answers_it_draws_and_features(trained, family, lora, logged):
+    values = choice("objective/gkd.yaml") | {"max_completion_length": 4, "lmbda": 1.0}
+    deep = ["deepstack"] if family.startswith("qwen3") else []
+    values["visual_kd"] = values["visual_kd"] | {"enabled": True, "targets": ["merger", "vision", *deep]}
+    trained(objective=GKD(**values), tuner=lora(), rate=1e-2)
+    for key in ("train/sft_loss", "train/llm_kd_loss", "train/vision_kd_loss"):
+        assert len(logged(key)) == 2 and logged(key)[1] > 0, key
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import torch
 from qcvl.data.batch import collate, count_labels
 from qcvl.errors import ConfigError
 from qcvl.models.forward import hidden_states, label_logits, look, normalised, unwrap
-from qcvl.models.settings import ModelSpec
+from qcvl.models.settings import ModelSpec, ScratchModel
 from qcvl.models.towers import tower_of
 from qcvl.modules.settings import GKD
 from qcvl.modules.sft import before_labels
 from qcvl.modules.teacher import adapters_off
+from qcvl.modules.visual_targets import require_targets
 from qcvl.tuning.adapters import base_name
 from tests.conftest import choice
 
@@ -297,3 +298,19 @@ def test_adapters_are_on_again_after_an_error(make, lora):
     with pytest.raises(ZeroDivisionError), adapters_off(module.built):
         1 / 0  # noqa: B018
     assert module.built.get_model_status().enabled is True
+
+
+def test_weights_of_a_teachers_own_wait_in_the_hosts_memory_where_that_is_asked_for(make, packed, monkeypatch):
+    for offload in (False, True):
+        module, moves = make(towers=["llm"], teacher_offload=offload), []
+        monkeypatch.setattr(module.teacher, "_move", moves.append)
+        module.losses(packed)
+        assert moves == [module.device] + [torch.device("cpu")] * offload
+        own = sum(tensor.numel() for tensor in module.teacher.own if tensor.is_floating_point())
+        assert own >= sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def test_a_target_that_a_family_lacks_is_refused():
+    model = ScratchModel(**choice("model/tiny_qwen2_5_vl.yaml")).load_model()
+    with pytest.raises(ConfigError, match="deepstack: qwen2_5_vl has none; leave these out"):
+        require_targets({"merger": 1.0, "deepstack": 1.0}, model, model)

@@ -4,11 +4,13 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from qcvl.callbacks.drift import DriftAlarm
 from qcvl.errors import CheckpointError
 from qcvl.modules.settings import GKD
 from tests.conftest import choice
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+TUNERS, LIKE_THEM = ("dora", "fourierft", "lora_aligner_full"), ("lora", "rslora", "adalora", "boft", "aligner")
 KEYS = ("loss", "sft_loss", "llm_kd_loss", "vision_kd_loss", "token_acc")
 
 
@@ -16,14 +18,14 @@ KEYS = ("loss", "sft_loss", "llm_kd_loss", "vision_kd_loss", "token_acc")
 def train(make_module, make_datamodule, make_data, make_trainer, lora, descent, tmp_path):
     """``train(name, …)``: the module after one epoch over four records, features held near as well."""
 
-    def run(name="run", *, limit=4, batch_size=4, accumulate=1, sources=None, devices=None, validate=False, **settings):
+    def run(name="run", *, limit=4, batch_size=4, accumulate=1, sources=None, validate=False, trainer=None, **settings):
         values = choice("objective/gkd_forward_only.yaml") | settings
         values["visual_kd"] = values["visual_kd"] | {"enabled": True}
         sources = {"train": sources or {"en": make_data.source("en.jsonl")}}
         sources["val"] = {"val": make_data.source("en.jsonl")} if validate else None
         data = make_data(**sources, sample_limit=limit, batch_size=batch_size, sampling="dense")
         module = make_module(objective=GKD(**values), tuner=lora(init="random"), **descent(0.05))
-        changes = {"gradient_clip_val": None, "accumulate_grad_batches": accumulate} | (devices or {})
+        changes = {"gradient_clip_val": None, "accumulate_grad_batches": accumulate} | (trainer or {})
         make_trainer(tmp_path / name, **changes).fit(module, make_datamodule(data=data))
         return module
 
@@ -69,13 +71,32 @@ def test_steps_with_and_without_photos_go_on_together(train, conversations, logg
     assert len(distances) == 6 and all(value >= 0 for value in distances) and max(distances) > 0
 
 
+def test_the_alarm_of_a_rising_divergence_looks_at_every_step(train, logged, tmp_path, caplog):
+    alarm = DriftAlarm(window=2, ratio=1e-9, floor=1e-9)
+    train(batch_size=1, trainer={"callbacks": [alarm], "log_every_n_steps": 1})
+    assert len(logged("train/llm_kd_loss", tmp_path / "run")) == 4
+    assert "step 4: train/llm_kd_loss rose from" in caplog.text
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_in_half_precision_every_trained_weight_still_gets_a_gradient(train, trained, logged, tmp_path, drawn):
+    """Autocast keeps casts of weights within a step, some of whose passes are without gradients."""
+    settings = {"lmbda": 1.0, "temperature": 0.0, "max_completion_length": 5} if drawn else {}
+    for name, precision in (("half", "bf16-mixed"), ("full", "32-true")):
+        module = train(name, limit=2, batch_size=2, sft_alpha=0.0, trainer={"precision": precision}, **settings)
+        assert all(parameter.grad is None or parameter.dtype == torch.float32 for parameter in module.parameters())
+    for tower in ("llm", "aligner"):
+        half, full = (logged(f"train/grad_norm/{tower}", tmp_path / name)[0] for name in ("half", "full"))
+        assert full > 0 and half == pytest.approx(full, rel=0.2), tower
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("drawn", [False, True])
 def test_two_processes_make_the_losses_of_one(train, logged, tmp_path, drawn):
     settings = {"lmbda": 1.0, "temperature": 0.0, "max_completion_length": 5} if drawn else {}
     train("one", batch_size=2, **settings)
     gloo = DDPStrategy(process_group_backend="gloo", start_method="fork")
-    train("two", batch_size=1, devices={"devices": 2, "strategy": gloo}, **settings)
+    train("two", batch_size=1, trainer={"devices": 2, "strategy": gloo}, **settings)
     for key in (*KEYS, "grad_norm"):
         one, two = (logged(f"train/{key}", tmp_path / name) for name in ("one", "two"))
         assert len(one) == 2 and two == pytest.approx(one, rel=1e-3), key
@@ -112,9 +133,7 @@ def test_a_run_that_goes_on_is_held_to_what_it_was_held_to(make_module, beginnin
         resumed.on_load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize(
-    "tuner", ["lora", "rslora", "dora", "adalora", "boft", "fourierft", "aligner", "lora_aligner_full"]
-)
+@pytest.mark.parametrize("tuner", [*TUNERS, *(pytest.param(name, marks=pytest.mark.slow) for name in LIKE_THEM)])
 def test_with_every_tuner_the_teacher_is_the_model_without_what_it_adds(make_module, packed, tuner):
     from qcvl.models.forward import hidden_states, normalised
     from qcvl.tuning.settings import PeftTuner
