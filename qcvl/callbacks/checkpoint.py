@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -275,7 +274,7 @@ class HFCheckpoint(ModelCheckpoint):
             return
         self.writer.finish()  # two copies at once could be too much for the host's memory
         tensors, state = moment
-        if self.writer.background and not isinstance(trainer.strategy, ModelParallelStrategy):  # whose are copies
+        if self.writer.background:
             tensors, state = host_copy((tensors, state))
         saving = trainer.strategy.save_checkpoint
 

@@ -143,8 +143,8 @@ def sine_cosine_table(positions: int, width: int) -> torch.Tensor:
 def _finish(model: PreTrainedModel, spec: "ModelSettings") -> PreTrainedModel:
     """Fast paths, and activation checkpoints where asked."""
     speed_up(model, spec.attn)
-    if spec.gradient_checkpointing:
-        checkpoint_activations(model, TOWERS if spec.gradient_checkpointing is True else spec.gradient_checkpointing)
+    if chosen := spec.gradient_checkpointing:
+        checkpoint_activations(model, TOWERS if isinstance(chosen, bool) else chosen)
     return model
 
 

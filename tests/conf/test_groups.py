@@ -105,14 +105,14 @@ def test_the_recipes_numbers_are_the_published_ones():
     assert (cfg.generation.max_new_tokens, cfg.generation.temperature, cfg.generation.top_p) == (2048, 0.0, 0.9)
 
 
-@pytest.mark.parametrize("overrides", [["strategy=ddp"], ["logger=[csv,tensorboard]"], ["strategy=single"]])
+@pytest.mark.parametrize("overrides", [["strategy=ddp"], ["strategy=fsdp"], ["logger=[csv,tensorboard]"]])
 def test_lightnings_own_objects_are_built_with_the_arguments_of_the_yaml(overrides):
     settings = config.instantiate_settings(config.load("train", overrides))
     trainer = settings.trainer.keywords
     assert settings.callbacks["checkpoint"].save_last is True
     assert trainer["max_epochs"] == settings.stage.epochs
-    if overrides == ["strategy=ddp"]:
-        assert type(trainer["strategy"]).__name__ == "DDPStrategy"
+    built = {"strategy=ddp": "DDPStrategy", "strategy=fsdp": "FSDP"}.get(overrides[0], "str")
+    assert type(trainer["strategy"]).__name__ == built
     assert list(settings.logger) == (["csv", "tensorboard"] if "logger" in overrides[0] else ["csv"])
 
 

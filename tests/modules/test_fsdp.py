@@ -135,6 +135,21 @@ def test_parts_lie_in_host_memory_where_asked(train, offload):
 
 
 @pytest.mark.parametrize(
+    ("settings", "device", "backend"),
+    [
+        ({}, "cuda", "nccl"),
+        ({}, "cpu", "gloo"),
+        ({"cpu_offload": True}, "cuda", "cpu:gloo,cuda:nccl"),
+        ({"process_group_backend": "gloo"}, "cuda", "gloo"),
+    ],
+)
+def test_ranks_speak_over_what_reaches_where_their_parts_lie(settings, device, backend):
+    strategy = FSDP(**SETTINGS | settings)
+    strategy.parallel_devices = [torch.device(device, 0)]
+    assert strategy._get_process_group_backend() == backend
+
+
+@pytest.mark.parametrize(
     ("precision", "dtype"),
     [("32-true", None), ("bf16-true", None), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)],
 )
