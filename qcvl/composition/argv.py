@@ -4,14 +4,12 @@ Hydra answers an unknown key by itself, one at a time. Written as ``++key=value`
 the walk over it names every wrong key at once (see ``walk.py``).
 """
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from qcvl.composition.compose import planned_output_dir
 from qcvl.composition.locations import groups, root_keys
 from qcvl.composition.resume import resolve_resume
-from qcvl.errors import ConfigError
 
 # Hydra reads stage=2 as the number 2 and refuses it: "Config group override must be a string or a list. Got int".
 _STAGE = re.compile(r"^(\+{0,2}stage=)(\d+(?:,\d+)*)$")
@@ -42,17 +40,15 @@ def prepare_overrides(overrides: Sequence[str], root: str) -> list[str]:
     return [admit(quote_stage(override), root) for override in overrides]
 
 
-def prepare_argv(argv: Sequence[str], root: str, environment: Mapping[str, str] = os.environ) -> list[str]:
+def prepare_argv(argv: Sequence[str], root: str) -> list[str]:
     """The arguments of ``python -m qcvl.<root>`` as Hydra shall read them; idempotent, for Lightning repeats them.
 
-    Raises ConfigError for a ``resume=`` that cannot be followed, and where several processes were started from outside
-    (torchrun) without a common run directory.
+    Raises ConfigError for a ``resume=`` that cannot be followed.
     """
     arguments = _overrides_first(prepare_overrides(argv, root))
     if "--resolve" in arguments:  # --cfg job --resolve: no job starts, so nothing else names the run directory
         arguments.insert(0, f"++paths.output_dir={planned_output_dir(root)}")
     multirun = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
-    _require_common_directory(arguments, environment)
     return resolve_resume(arguments, root, multirun=multirun)
 
 
@@ -60,12 +56,3 @@ def _overrides_first(arguments: Sequence[str]) -> list[str]:
     """Overrides before options: Hydra's parser refuses ``stage=1 -m tuner=lora``, an option between overrides."""
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     return overrides + [a for a in arguments if a not in overrides]
-
-
-def _require_common_directory(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    several = int(environment.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in environment
-    if several and not any(argument.startswith("hydra.run.dir=") for argument in arguments):
-        raise ConfigError(
-            f"hydra.run.dir: {environment['WORLD_SIZE']} processes were started from outside and each would make "
-            "its own directory by its own clock; give all one, for instance hydra.run.dir=outputs/train/my_run"
-        )

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from qcvl.composition.check import validate
+from qcvl.composition.nodes import run_disagreement, sweep_disagreement
 from qcvl.composition.processes import in_sweep, is_first_process
 from qcvl.composition.rules import search_follows_the_monitor, sweeps_run_on_one_device
 from qcvl.errors import ConfigError
@@ -24,13 +25,15 @@ class RunGuard(Callback):
     """Refuses wrong settings and directories that hold another run, before the run directory exists."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the settings, then that ``hydra.run.dir`` is free or belongs to the resumed run."""
+        """Check the settings, then that all processes agree on a ``hydra.run.dir``, free or that of the resumed run."""
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the settings; Hydra itself does so only later
         with open_dict(config):
             settings = config.copy()
             del settings["hydra"]
         try:
             validate(settings)
+            if problem := run_disagreement(config):
+                raise ConfigError(problem)
             if is_first_process() and OmegaConf.select(config, "resume") is None:
                 require_free(Path(config.hydra.run.dir), "hydra.run.dir", _HOW_TO_GO_ON)
         except ConfigError as error:
@@ -40,6 +43,8 @@ class RunGuard(Callback):
         """Check what concerns the sweep as a whole; the settings of each job are checked when it starts."""
         HydraConfig.instance().set_config(config)
         try:
+            if problem := sweep_disagreement(config):
+                raise ConfigError(problem)
             require_free(Path(config.hydra.sweep.dir), "hydra.sweep.dir", "")
             for part in ("launcher", "sweeper"):
                 require_installed(part, config.hydra[part]["_target_"])

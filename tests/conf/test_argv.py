@@ -34,7 +34,7 @@ from qcvl.errors import ConfigError
     ],
 )
 def test_each_kind_of_argument_is_rewritten_only_where_hydra_would_stumble(typed, read_by_hydra):
-    assert prepare_argv([typed], "train", {}) == [read_by_hydra]
+    assert prepare_argv([typed], "train") == [read_by_hydra]
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=5))
@@ -46,21 +46,14 @@ def test_quoted_stages_keep_their_numbers_and_quoting_twice_changes_nothing(numb
 
 def test_preparing_twice_equals_preparing_once_for_lightning_repeats_the_arguments():
     typed = ["-m", "stage=1,2", "tuner.rnak=8", "seed=3", "~augment.ops.rotate", "--config-dir", "x"]
-    once = prepare_argv(typed, "train", {})
-    assert prepare_argv(once, "train", {}) == once
+    once = prepare_argv(typed, "train")
+    assert prepare_argv(once, "train") == once
 
 
 def test_overrides_come_before_options_so_that_options_may_stand_anywhere():
-    assert prepare_argv(["stage=1", "-m", "tuner=lora,full"], "train", {}) == ['stage="1"', "tuner=lora,full", "-m"]
-
-
-def test_processes_started_from_outside_need_one_run_directory():
-    torchrun = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}
-    with pytest.raises(ConfigError, match="hydra.run.dir: 2 processes"):
-        prepare_argv(["stage=2"], "train", torchrun)
-    assert prepare_argv(["hydra.run.dir=x"], "train", torchrun) == ["hydra.run.dir=x"]
+    assert prepare_argv(["stage=1", "-m", "tuner=lora,full"], "train") == ['stage="1"', "tuner=lora,full", "-m"]
 
 
 def test_resume_and_a_sweep_do_not_go_together():
     with pytest.raises(ConfigError, match="resume: continues one run, not a sweep"):
-        prepare_argv(["-m", "resume=auto"], "train", {})
+        prepare_argv(["-m", "resume=auto"], "train")

@@ -33,7 +33,7 @@ def outputs(tmp_path, monkeypatch):
 
 
 def resumed(*arguments):
-    return prepare_argv(arguments, "train", {})
+    return prepare_argv(arguments, "train")
 
 
 def test_auto_takes_the_newest_checkpoint_of_the_given_directory(outputs):

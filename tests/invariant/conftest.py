@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,15 +70,19 @@ class Command:
             kill_group(process)
         return Finished(code, self.output(process))
 
-    def start(self, root: str, *overrides: str) -> subprocess.Popen:
-        """Start it in a process group of its own; only training keeps the directory its time gives it."""
+    def start(self, root: str, *overrides: str, by: Sequence[str] = (), **variables: str) -> subprocess.Popen:
+        """Start it in a process group of its own; only training keeps the directory its time gives it.
+
+        ``by`` are arguments of Python that start it (``-m torch.distributed.run …``), ``variables`` its environment's.
+        """
         if root != "train" and not any(override.startswith("hydra.run.dir=") for override in overrides):
             overrides = (*overrides, f"hydra.run.dir={root}-run-{len(self.started)}")  # two may start in one second
         environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
         environment |= {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+        environment |= variables
         with (self.folder / f"{root}-{len(self.started)}.txt").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", f"qcvl.{root}", *overrides],
+                [sys.executable, *by, "-m", f"qcvl.{root}", *overrides],
                 cwd=self.folder,
                 env=environment,
                 stdout=log,
@@ -121,6 +125,19 @@ def rows(run: Path) -> list[dict]:
 def metrics(run: Path) -> dict[str, dict[str, float]]:
     """``metrics.json``."""
     return json.loads((run / "metrics.json").read_text())
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Two runs logged the same numbers, to 1e-5 of one and of themselves, each row once, and left the same files."""
+    found, expected = rows(run), rows(other)
+    assert [row.keys() for row in found] == [row.keys() for row in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-5)
+    assert metrics(run).keys() == metrics(other).keys() == {"initial", "best", "final"}
+    for name, values in metrics(other).items():
+        assert metrics(run)[name] == pytest.approx(values, abs=1e-5, rel=1e-5)
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (run, other)]
+    assert files[0] == files[1]
 
 
 @pytest.fixture(scope="session")
