@@ -1,9 +1,14 @@
 """Cross-entropy of the LM head at label positions, without the whole logits."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+BLOCK = 256  # rows of logits that are float32 at once: 148 MiB at a vocabulary of 151,936
 
 
 def label_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -27,5 +32,41 @@ def label_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: 
 
 
 def _chunk_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    logits = F.linear(hidden, weight).float()
-    return F.cross_entropy(logits, targets, reduction="none"), (logits.argmax(dim=-1) == targets).sum()
+    losses, hits = _InPlaceCrossEntropy.apply(F.linear(hidden, weight), targets)  # type: ignore[no-untyped-call]
+    return losses, hits.sum()
+
+
+class _InPlaceCrossEntropy(torch.autograd.Function):
+    """Float32 losses ``[N]`` and bool hits ``[N]`` of ``logits [N, V]``, whose memory becomes that of their gradient.
+
+    torch's own keeps the logarithms of the probabilities and makes two gradients of that size in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and hits; ``BLOCK`` rows at a time become float32."""
+        rows = zip(logits.split(BLOCK), targets.split(BLOCK), strict=True)
+        blocks = [_block_loss(block.float(), target) for block, target in rows]
+        losses, hits, totals = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        ctx.save_for_backward(logits, targets, totals)
+        ctx.mark_non_differentiable(hits)
+        return losses, hits
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc, untyped-decorator]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        """Probabilities less the target's one, times the losses' gradient, in the place of the logits."""
+        logits, targets, totals = ctx.saved_tensors
+        blocks = (tensor.split(BLOCK) for tensor in (logits, targets, totals, grad))
+        for block, target, total, scale in zip(*blocks, strict=True):
+            values = block.float().sub_(total[:, None]).exp_()  # of float32 logits this is the block itself
+            values.scatter_add_(1, target[:, None], -torch.ones_like(target, dtype=values.dtype)[:, None])
+            block.copy_(values.mul_(scale[:, None]))
+        return logits, None
+
+
+def _block_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, hits and logarithms of the sums of exponentials of some rows."""
+    top, best = logits.max(dim=-1)
+    totals = (logits - top[:, None]).exp_().sum(dim=-1).log_() + top
+    return totals - logits.gather(1, targets[:, None])[:, 0], best == targets, totals

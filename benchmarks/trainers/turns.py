@@ -1,0 +1,152 @@
+"""Contenders in processes of their own that train in turns: one at a time, on one core, each with its own memory."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+
+class Turns:
+    """A contender's side: wait for a turn, train, and say what that was.
+
+    What the trainer prints goes to the log; the pipe to the benchmark is kept apart.
+    """
+
+    def __init__(self, core: int) -> None:
+        os.sched_setaffinity(0, {core})
+        self._pipe = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        self._since: float | None = None
+        self._row = dict.fromkeys(("samples", "tokens", "labels"), 0)
+        self.idle = 0
+
+    def wait(self) -> None:
+        """Stop until it is this contender's turn; before the first one, note the memory of the idle model."""
+        if self._since is None:
+            self.idle = _memory("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+            self._say({"ready": True})
+        if not sys.stdin.readline():
+            sys.exit("the benchmark ended")
+        if self._since is None:
+            self._since = time.process_time()
+
+    def count(self, samples: int, tokens: int, labels: int) -> None:
+        """Note what a micro-batch holds: padding is no token."""
+        for name, value in (("samples", samples), ("tokens", tokens), ("labels", labels)):
+            self._row[name] += int(value)
+
+    def done(self) -> None:
+        """End the turn. Its seconds are this process's since the last one's end, so that loading counts."""
+        assert self._since is not None
+        now = time.process_time()
+        self._say({**self._row, "seconds": now - self._since, "extra": _memory("VmHWM") - self.idle})
+        self._since, self._row = now, dict.fromkeys(self._row, 0)
+
+    def _say(self, row: dict[str, Any]) -> None:
+        self._pipe.write(json.dumps(row) + "\n")
+
+
+def _memory(field: str) -> int:
+    """Bytes of this process, by a field of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+class Contender:
+    """The benchmark's side of one contender's process."""
+
+    def __init__(self, script: str, name: str, folder: Path, core: int) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        command = [sys.executable, script, "--contender", name, "--work", str(folder), "--core", str(core)]
+        with self.log.open("w") as log:
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+            self.process = subprocess.Popen(command, text=True, env=_one_thread(), **pipes)
+
+    def __enter__(self) -> "Contender":
+        self.hear()  # ready
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            pipe.close()  # type: ignore[union-attr]
+
+    def hear(self) -> dict[str, Any]:
+        """The next thing it says.
+
+        Raises:
+            RuntimeError: with the end of its log, where it ended instead.
+        """
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise RuntimeError(f"{self.name} ended:\n{self.log.read_text()[-3000:]}")
+        row: dict[str, Any] = json.loads(line)
+        return row
+
+    def turn(self) -> dict[str, Any]:
+        """Let it train for one turn."""
+        self.process.stdin.write("\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return self.hear()
+
+
+def _one_thread() -> dict[str, str]:
+    quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **quiet}
+
+
+class Speed(NamedTuple):
+    """Median real tokens a CPU second over the passes, their rates, and peak bytes above the idle model."""
+
+    rate: float
+    rates: tuple[float, ...]
+    extra: int
+    tokens: int
+
+
+def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: int, core: int) -> dict[str, Speed]:
+    """Let contenders train the same records in turns, pass by pass.
+
+    Raises:
+        RuntimeError: where a pass is not the same tokens and labels for all.
+    """
+    runners: list[Contender] = []
+    try:
+        for name in names:  # one after another: starting is not what is measured
+            runners.append(Contender(script, name, folder, core).__enter__())
+        rows = [_pass(runners, samples) for _ in range(passes)]
+    finally:
+        for runner in runners:
+            runner.__exit__()
+    work = {(row[name]["tokens"], row[name]["labels"]) for row in rows for name in names}
+    if len(work) != 1:
+        raise RuntimeError(f"passes differ in (tokens, labels): {sorted(work)}; they must train the same")
+    speeds = {}
+    for name in names:
+        rates = tuple(row[name]["tokens"] / row[name]["seconds"] for row in rows)
+        speeds[name] = Speed(median(rates), rates, max(row[name]["extra"] for row in rows), rows[0][name]["tokens"])
+    return speeds
+
+
+def _pass(runners: Sequence[Contender], samples: int) -> dict[str, dict[str, Any]]:
+    """One pass over the records by each contender: sums of its turns."""
+    sums: dict[str, dict[str, Any]] = {
+        runner.name: {"samples": 0, "tokens": 0, "labels": 0, "seconds": 0.0, "extra": 0} for runner in runners
+    }
+    while waiting := [runner for runner in runners if sums[runner.name]["samples"] < samples]:
+        for runner in waiting:
+            row, total = runner.turn(), sums[runner.name]
+            for key in ("samples", "tokens", "labels", "seconds"):
+                total[key] += row[key]
+            total["extra"] = max(total["extra"], row["extra"])
+    return sums
