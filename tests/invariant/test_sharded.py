@@ -46,7 +46,7 @@ def test_sharded_ranks_have_the_losses_metrics_and_files_of_one_process(command,
         peft.PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(TINY), folder).state_dict()
         for folder in (last, expected)
     ]
-    torch.testing.assert_close(adapters[0], adapters[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(adapters[0], adapters[1], rtol=0, atol=1e-5)
 
     # Its state is that of any number of ranks, sharded or not.
     assert_same(goes_on(command, small_run, run, tmp_path / "one", *ONE), rows(finished_run))
@@ -64,7 +64,7 @@ def test_whole_weights_that_are_trained_in_parts_load_in_plain_transformers(comm
     folders = [tmp_path / name / "checkpoints/last" for name in ("one", "two")]
     assert files(folders[0]) == files(folders[1])
     expected, found = (AutoModelForImageTextToText.from_pretrained(folder).state_dict() for folder in folders)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_a_run_over_two_data_parallel_ranks_goes_on_in_one_process_with_the_same_losses(
