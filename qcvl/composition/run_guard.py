@@ -18,6 +18,9 @@ from qcvl.composition.processes import in_sweep, is_first_process
 from qcvl.composition.rules import search_follows_the_monitor, sweeps_run_on_one_device
 from qcvl.errors import ConfigError
 
+# What a run makes once all its processes have met: of another run, wherever it is found before. Without this look the
+# others would wait for a first process that was refused, half an hour on other nodes.
+_MADE_TOGETHER = ("metrics.json", "checkpoints")
 _HOW_TO_GO_ON = ", or resume=auto to continue the run in it"
 
 
@@ -34,8 +37,10 @@ class RunGuard(Callback):
             validate(settings)
             if problem := run_disagreement(config):
                 raise ConfigError(problem)
-            if is_first_process() and OmegaConf.select(config, "resume") is None:
-                require_free(Path(config.hydra.run.dir), "hydra.run.dir", _HOW_TO_GO_ON)
+            folder = Path(config.hydra.run.dir)
+            looks = is_first_process() or any((folder / name).exists() for name in _MADE_TOGETHER)
+            if looks and OmegaConf.select(config, "resume") is None:
+                require_free(folder, "hydra.run.dir", _HOW_TO_GO_ON)
         except ConfigError as error:
             stop(error)
 

@@ -69,8 +69,12 @@ def test_a_directory_that_holds_another_run_is_refused_and_left_as_it_was(comman
 def test_an_empty_directory_and_another_rank_of_the_same_run_are_let_in(command):
     (command.workplace / "here").mkdir()
     assert command("convert", *DEEPPCB, "hydra.run.dir=here").returncode == 0
-    again = command("convert", *DEEPPCB, "hydra.run.dir=here", LOCAL_RANK="1", WORLD_SIZE="2")
+    second = {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    again = command("convert", *DEEPPCB, "hydra.run.dir=here", **second)
     assert again.returncode == 0, again.stderr
+    (command.workplace / "here/metrics.json").write_text("{}")  # made once all ranks have met, so of another run
+    done = command("convert", *DEEPPCB, "hydra.run.dir=here", **second)
+    assert done.returncode == 2 and "error: hydra.run.dir: here is not empty" in done.stderr
 
 
 def test_a_forged_config_yaml_of_another_run_is_never_instantiated(command):
