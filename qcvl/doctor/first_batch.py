@@ -82,9 +82,8 @@ def _pictures(
         notes = [note for note in answer.annotations if note.image == number]
         scale = min(max(1.0, MIN_SIDE_PX / min(width, height)), MAX_SIDE_PX / max(width, height))
         picture = draw_annotations(image, notes, scale=scale, typeface=typeface)
-        remark = f"{one.task}, {width}x{height}, {len(notes)} drawn" + (
-            f", {answer.dropped} unusable" if answer.dropped else ""
-        )
+        unusable = f", {answer.dropped} unusable" if answer.dropped else ""
+        remark = f"{one.task}, {width}x{height}{f', {len(notes)} drawn' if notes else ''}{unusable}"
         lines = [TextLine(Path(one.where).name, remark=remark, bold=True)]
         if not notes:
             lines.append(TextLine(_last_answer(features, processing), color=FAINT))

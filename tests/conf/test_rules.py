@@ -143,3 +143,9 @@ def test_a_probe_for_the_largest_budget_starts_from_one():
         config.check_compatible(wanting)
     for right in (["batch_probe=true", "data.token_budget=4096"], ["batch_probe=false"]):
         config.check_compatible(config.load("train", right))
+
+
+def test_a_step_is_not_replayed_by_a_run_that_goes_on():
+    with pytest.raises(ConfigError, match="^replay: makes one step again and trains nothing; leave out resume"):
+        config.check_compatible(config.load("train", ["replay=/runs/a/nonfinite/step-3", "resume=/runs/b"]))
+    config.check_compatible(config.load("train", ["replay=/runs/a/nonfinite/step-3"]))
