@@ -154,7 +154,7 @@ def load_trained(module: Any, folder: Path) -> None:
 
 
 def _write_rank(folder: Path, kept: KeptStep, epoch: int) -> None:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for place, one in enumerate(kept.micro_batches):
         parts = {f"batch.{name}": value for name, value in one.batch.items() if isinstance(value, Tensor)}
         parts |= {"labels": one.labels, "cells": one.cells, "loss": one.loss}
