@@ -22,7 +22,7 @@ def train(cfg: DictConfig) -> float | None:
     meter = Meter()
     run = config.build(cfg)
     if run.settings.replay is not None:
-        make_again(run, cfg)
+        make_again(run, cfg, Path(run.settings.replay))
         return None
     from rich.console import Console
 
@@ -51,21 +51,19 @@ def train(cfg: DictConfig) -> float | None:
         return value
 
 
-def make_again(run: "Run", cfg: DictConfig) -> None:
+def make_again(run: "Run", cfg: DictConfig, folder: Path) -> None:
     """Replay one step of another run that was not finite; print and keep (``replay.txt``) which module made it."""
     from rich.console import Console
 
     from qcvl.composition.resume import differences, saved_settings
     from qcvl.modules.replay import replay, report
 
-    console, folder = Console(), Path(run.settings.replay)
+    console = Console()
     before = saved_settings(folder)
     now = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(now, dict)  # a root is a mapping
-    others = before and differences(
-        {**before, "job": None}, {**{str(key): value for key, value in now.items()}, "job": None}
-    )
-    if others:
+    same_job = {"job": before.get("job")}  # the replay's own only names its directory
+    if before and (others := differences(before, {str(key): value for key, value in now.items()} | same_job)):
         console.print(f"replay: {others}", highlight=False, markup=False, soft_wrap=True)
     found = report(replay(run.module, run.trainer, folder))
     console.print(found, soft_wrap=True)

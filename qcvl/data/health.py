@@ -1,6 +1,8 @@
 """What must hold in every batch of the one-row layout before a model sees it."""
 
+import math
 from collections.abc import Mapping
+from itertools import zip_longest
 
 import torch
 
@@ -32,6 +34,21 @@ def check_batch(batch: Mapping[str, torch.Tensor], merge_size: int) -> None:
     cells, expected = int((batch["mm_token_type_ids"] > 0).sum()), int(batch["image_grid_thw"].prod(1).sum())
     if cells * merge_size**2 != expected or expected != len(batch["pixel_values"]):
         patches = len(batch["pixel_values"])
-        raise DataError(f"a batch has {cells} image tokens and {patches} patches for grids of {expected} patches")
+        raise DataError(
+            f"a batch has {cells} image tokens and {patches} patches for grids of {expected} patches, {merge_size**2} "
+            f"to a token{_first_misfit(batch, merge_size)}; the chat template or the model's patch settings are not "
+            "those of its processor"
+        )
     if batch["pixel_values"].dtype != torch.uint8:
         raise DataError(f"a batch has patches of {batch['pixel_values'].dtype}; expected grey levels, uint8")
+
+
+def _first_misfit(batch: Mapping[str, torch.Tensor], merge_size: int) -> str:
+    """The first image whose run of tokens is not what its grid makes."""
+    kinds, counts = torch.unique_consecutive((batch["mm_token_type_ids"][0] > 0).int(), return_counts=True)
+    found, grids = counts[kinds == 1].tolist(), batch["image_grid_thw"].tolist()
+    for number, (tokens, grid) in enumerate(zip_longest(found, grids), start=1):
+        expected = 0 if grid is None else math.prod(grid) // merge_size**2
+        if tokens != expected:
+            return f": image {number} has {tokens or 0} where its grid {grid} makes {expected}"
+    return ""

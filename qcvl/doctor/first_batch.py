@@ -47,9 +47,8 @@ def seen_images(features: Features, processing: Processing) -> list[np.ndarray]:
     """The photos of a sample, of a video its first frame, uint8 ``[h, w, 3]``, put together from its patch rows."""
     family, ends = processing.family, np.cumsum(features.grids.prod(1))
     rows = np.split(features.patches, ends[:-1])
-    return [
-        to_frames(part, tuple(map(int, shape)), family)[0] for part, shape in zip(rows, features.grids, strict=True)
-    ]
+    grids = [(int(time), int(high), int(wide)) for time, high, wide in features.grids]
+    return [to_frames(part, shape, family)[0] for part, shape in zip(rows, grids, strict=True)]
 
 
 def written_answer(features: Features, processing: Processing, answer_format: AnswerFormat) -> Answer:
@@ -82,9 +81,8 @@ def _pictures(
         notes = [note for note in answer.annotations if note.image == number]
         scale = min(max(1.0, MIN_SIDE_PX / min(width, height)), MAX_SIDE_PX / max(width, height))
         picture = draw_annotations(image, notes, scale=scale, typeface=typeface)
-        remark = f"{one.task}, {width}x{height}, {len(notes)} drawn" + (
-            f", {answer.dropped} unusable" if answer.dropped else ""
-        )
+        unusable = f", {answer.dropped} unusable" if answer.dropped else ""
+        remark = f"{one.task}, {width}x{height}{f', {len(notes)} drawn' if notes else ''}{unusable}"
         lines = [TextLine(Path(one.where).name, remark=remark, bold=True)]
         if not notes:
             lines.append(TextLine(_last_answer(features, processing), color=FAINT))

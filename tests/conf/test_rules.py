@@ -183,3 +183,9 @@ def test_ranks_that_hold_rows_together_make_whole_groups(settings, refused):
     else:
         with pytest.raises(ConfigError, match=f"^sp_degree: .*{refused}"):
             config.check_compatible(cfg)
+
+
+def test_a_step_is_not_replayed_by_a_run_that_goes_on():
+    with pytest.raises(ConfigError, match="^replay: makes one step again and trains nothing; leave out resume"):
+        config.check_compatible(config.load("train", ["replay=/runs/a/nonfinite/step-3", "resume=/runs/b"]))
+    config.check_compatible(config.load("train", ["replay=/runs/a/nonfinite/step-3"]))

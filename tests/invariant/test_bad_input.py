@@ -109,6 +109,30 @@ def test_a_folder_that_is_no_sound_checkpoint_is_refused_for_every_use(
     assert str(checkpoint) in str(refused.value) and told in str(refused.value)
 
 
+def test_a_run_of_another_model_tokenizer_or_template_does_not_go_on(refusal, folder, finished_run):
+    resume = f"resume={finished_run}/checkpoints/step-9"
+    assert "was trained from embedded:tiny" in (told := refusal(resume, "model=tiny_scratch"))
+    assert told.startswith("resume: ") and told.endswith("set model to the same base")
+    tiny = config.CONF_DIR.parent / "qcvl/models/tiny"
+    for name, (file, old, new) in {
+        "template": ("chat_template.jinja", "<|im_start|>", " <|im_start|>"),
+        "tokenizer": ("tokenizer.json", '"content": "<|im_end|>"', '"content": "<|im_over|>"'),
+    }.items():
+        shutil.copytree(tiny, folder / name)
+        text = (folder / name / file).read_text(encoding="utf-8")
+        assert old in text
+        (folder / name / file).write_text(text.replace(old, new), encoding="utf-8")
+    told = refusal(resume, f"model.path={folder}/template")
+    assert re.search(r"resume: the chat template of .* first in line \d+; set model to what", told), told
+    told = refusal(resume, f"model.path={folder}/tokenizer")
+    assert "tokens of" in told and "first '<|im_end|>': 724 in the checkpoint" in told, told
+
+
+def test_a_tuner_that_matches_nothing_stops_before_the_first_step(refusal):
+    told = refusal("tuner.target_modules=[q_prj]", "data.val_generate=0")
+    assert "tuner.target_modules" in told and "matches nothing" in told and "near:" in told and "q_proj" in told
+
+
 def wrong_checkpoint(kind: str, folder: Path, finished_run: Path) -> Path:
     path = folder / kind
     if kind == "empty":

@@ -29,5 +29,6 @@ def test_csv_tensorboard_and_offline_wandb_get_the_same_keys(tmp_path: Path, sma
     assert b"train/grad_norm/llm" in written.read_bytes() and b"eval/val/panels" in written.read_bytes()
     assert {"eval/val/panels", "eval/val/panels/val-0000"} == set(events.Tags()["images"])
     steps = [image.step for image in events.Images("eval/val/panels")]
-    assert [f"step-{step}" for step in steps] == sorted(path.name for path in (run / "previews").iterdir())
+    assert [f"step-{step}" for step in steps] == sorted(path.name for path in (run / "previews").glob("step-*"))
+    assert (run / "previews/first_batch.png").is_file()
     assert (run / "label_audit.txt").read_text().startswith("Labels of the first 16 samples")
