@@ -98,3 +98,12 @@ def test_fill_is_the_share_of_the_tokens_that_packs_may_hold(clock, module, capa
         step(one, clock, module, wait=1, work=1, global_step=number, datamodule=packed)
     (row,) = module.logged
     assert row["perf/pack_fill"] == fill  # a sample longer than a pack is a full one
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+def test_a_run_over_packs_logs_how_full_its_rows_are(make_module, make_datamodule, make_data, make_trainer, logged):
+    data = make_data(val=None, packing="best_fit", packing_length=900)
+    module, datamodule = make_module(), make_datamodule(data=data)
+    rows = [row["input_ids"].numel() for row in datamodule.train_dataloader()]
+    make_trainer(callbacks=[Throughput()]).fit(module, datamodule)
+    assert len(rows) > 2 and logged("perf/pack_fill") == pytest.approx([tokens / 900 for tokens in rows])

@@ -1,6 +1,7 @@
 """The data module: sources opened once, validation in order, questions for the evaluator."""
 
 import json
+from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from qcvl.data.chat import IGNORE
 from qcvl.data.datamodule import EvaluationItem
 from qcvl.data.settings import DemoData
-from qcvl.errors import DataError
+from qcvl.errors import ConfigError, DataError
 from qcvl.schema.answer import DEFAULT_FORMAT, render_answer
 
 
@@ -163,3 +164,31 @@ def test_demo_data_are_drawn_on_first_use(make_datamodule, make_data, tmp_path, 
     fields = vars(make_data()) | {"folder": str(tmp_path / "demo"), "seed": 7}
     make_datamodule(data=DemoData(**fields)).prepare_data()
     assert calls == [(tmp_path / "demo", 7)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"packing": "best_fit"}, "data.packing: best_fit needs the tokens of a pack; set data.packing_length"),
+        ({"packing_length": 900}, "data.packing_length: nothing is packed; set data.packing=best_fit"),
+        (
+            {"packing": "first_fit", "packing_length": 900, "token_budget": 900},
+            "data.token_budget: is another way to make batches than data.packing; leave one of them null",
+        ),
+    ],
+)
+def test_packs_need_a_length_and_no_other_way_to_make_batches(make_data, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_data(**changes)
+
+
+def test_what_a_batch_may_hold_is_that_of_its_plan(make_data, make_datamodule):
+    packs = {"packing": "first_fit", "packing_length": 700}
+    plans = [{}, {"token_budget": 600}, packs, packs | {"packing": "best_fit"}]
+    assert [make_data(**plan).capacity for plan in plans] == [None, 600, 700, 700]
+    sizes = []
+    for plan in plans:
+        rows = list(make_datamodule(data=make_data(sampling="dense", **plan)).train_dataloader())
+        sizes.append([row["segments"].tolist() for row in rows])
+    assert all(one != other for one, other in combinations(sizes, 2))
+    assert all(max(map(sum, rows)) <= most for rows, most in zip(sizes[1:], (600, 700, 700), strict=True))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qcvl.augment.crop import SampleCrop
+from qcvl.data.costs import text_cost, visual_cost
 from qcvl.data.lengths import EpochLengths, sample_amount
 from qcvl.schema.answer import AnswerFormat
 from tests.conftest import choice
@@ -119,3 +120,13 @@ def test_lengths_are_measured_once_for_a_file_and_again_for_other_texts(
     assert len(calls) == 8
     EpochLengths(make_datamodule(data=data, answer_format=AnswerFormat(**choice("answer/list.yaml"))).train_dataset())
     assert len(calls) == 16
+
+
+@pytest.mark.parametrize("changes", [{}, {"images_per_user_turn": 2, "sampling": "dense"}])
+def test_a_cost_is_that_of_the_tokens_and_the_grids_of_the_encoded_sample(make_data, make_datamodule, changes):
+    dataset = make_datamodule(data=make_data(**changes)).train_dataset()
+    for epoch in (0, 2):
+        features = [dataset[(epoch, index)] for index in range(len(dataset))]
+        expected = [text_cost(len(item.input_ids)) + visual_cost(item.grids) for item in features]
+        assert EpochLengths(dataset).costs(epoch) == pytest.approx(np.array(expected))
+        assert len({visual_cost(item.grids) for item in features}) > 1

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ import torch
 from qcvl.data.chat import IGNORE
 from qcvl.data.images import load_image
 from qcvl.data.loader import TrainLoader
+from qcvl.data.packs import Packing
 from qcvl.errors import CheckpointError, DataError, RecordError
 
 
@@ -156,6 +157,48 @@ def test_two_ranks_share_a_token_budgets_epoch_in_equally_many_batches(dataset, 
     ranks = [list(loader(dataset, token_budget=budget, rank=rank, world_size=2)) for rank in (0, 1)]
     assert len(ranks[0]) == len(ranks[1])
     assert sorted(photos(ranks[0]) + photos(ranks[1])) == sorted(photos(list(loader(dataset))))
+
+
+@pytest.mark.parametrize("fit", ["best_fit", "first_fit"])
+def test_packs_hold_each_sample_once_an_epoch_and_are_made_anew_in_the_next(dataset, fit):
+    one = loader(dataset, packing=Packing(fit, 900))
+    epochs = [list(one), list(one)]
+    for batches in epochs:
+        assert sorted(photos(batches)) == sorted(photos(epochs[0])) and len(photos(batches)) == len(dataset)
+        assert all(batch["input_ids"].shape[1] <= 900 for batch in batches)
+    assert len(epochs[0]) == len(epochs[1]) == len(one) < len(dataset) / 2
+    assert [set(photos([batch])) for batch in epochs[0]] != [set(photos([batch])) for batch in epochs[1]]
+    assert len(list(loader(dataset, packing=Packing(fit, 450)))) > len(one)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_packs_are_resumed_exactly_within_an_epoch_and_with_another_number_of_workers(dataset, workers):
+    packing = Packing("best_fit", 600)
+    whole = loader(dataset, packing=packing)
+    expected = [*whole, *whole]
+    for taken in (1, len(whole) + 2):
+        stopped = loader(dataset, packing=packing, num_workers=workers)
+        first = list(islice(chain(stopped, stopped), taken))
+        resumed = loader(dataset, packing=packing, num_workers=2 - workers)
+        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+        rest = [*resumed, *resumed][: len(expected) - taken]
+        assert same(first + rest, expected)
+
+
+@pytest.mark.parametrize("other", [{}, {"token_budget": 600}, {"packing": Packing("best_fit", 900)}])
+def test_a_state_of_other_packs_is_refused(dataset, other):
+    state = stopped_at(dataset, 0, 2, packing=Packing("best_fit", 600))
+    with pytest.raises(
+        CheckpointError, match=r"data\.packing, data\.packing_length, data\.images_per_user_turn or the"
+    ):
+        loader(dataset, **other).load_state_dict(state)
+
+
+def test_two_ranks_share_an_epochs_packs_in_equally_many_batches(dataset):
+    ranks = [list(loader(dataset, packing=Packing("best_fit", 600), rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1])
+    alone = list(loader(dataset))
+    assert sorted(photos(ranks[0] + ranks[1])) == sorted(photos(alone))
 
 
 @pytest.mark.parametrize("changes", [{}, {"token_budget": 900}])

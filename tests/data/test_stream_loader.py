@@ -11,6 +11,7 @@ import torch
 from qcvl.augment.schedule import Phase
 from qcvl.data.course import Course
 from qcvl.data.fetching import Guarded, lost_worker
+from qcvl.data.packs import Packing
 from qcvl.data.shards import JsonlShard
 from qcvl.data.sources import FormatPart, JsonlPart, SceneSource
 from qcvl.data.stream_loader import StreamLoader
@@ -174,9 +175,10 @@ def test_each_micro_batch_knows_the_tokens_of_its_whole_step_across_blocks(datas
             assert batch["step_labels"].sum() == sum(map(labels, step))
 
 
-def test_a_token_budget_cuts_each_block_by_length_and_resumes_exactly(dataset_of):
+@pytest.mark.parametrize("plan", [{"token_budget": 700}, {"packing": Packing("best_fit", 700)}])
+def test_a_block_is_cut_by_length_and_packed_alike_by_all_ranks_and_resumes_exactly(dataset_of, plan):
     dataset = dataset_of()
-    budget = {"token_budget": 700, "batches": 10}
+    budget = {"batches": 10, **plan}
     whole = list(loader(dataset, **budget))
     assert all(batch["input_ids"].numel() <= 700 for batch in whole) and max(len(b["segments"]) for b in whole) > 1
     ranks = [list(loader(dataset, rank=rank, world_size=2, **budget).coming()) for rank in (0, 1)]
@@ -285,6 +287,7 @@ def test_a_lost_worker_is_told_with_the_line_it_read(dataset_of):
     [
         ({"batch_size": 4}, "data.batch_size was 3 and is 4; resume with what the run had then"),
         ({"token_budget": 500}, "data.batch_size was 3 and is None, data.token_budget was None and is 500"),
+        ({"packing": Packing("best_fit", 500)}, "data.packing was None and is best_fit, data.packing_length was None"),
         ({"world_size": 2}, "the number of ranks was 1 and is 2"),
     ],
 )
