@@ -27,7 +27,7 @@ def check_answers(replies: Sequence[str], examples: Sequence[Example], losses: S
         told,
         "all exact by greedy decoding",
         "where the loss still falls: trainer.max_steps=60; where it jumps about: halve stage.rates.adapter; weights "
-        "that were never trained need a few hundred steps and model.lr_multiplier=10",
+        "that were never trained learn by tuner=full stage=3 stage.rates.full=3e-3 trainer.max_steps=100",
     )
 
 

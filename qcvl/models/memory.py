@@ -3,8 +3,9 @@
 Four parts: weights as they are stored; a gradient for each trained number; the optimizer's state of it; and what
 backward needs of forward, as this is counted here:
 
-* of a linear layer its output, of a norm its input and output in float32, of attention what it is given and what it
-  gives, of the activation between two layers what goes in and comes out;
+* of a norm over the width its input in float32 and its output, and what its weight scales if that trains;
+* of queries, keys and values what goes into the rotation and comes out, of attention what it gives, twice;
+* of the layers that widen a row what they give, of the one that narrows it what it is given, of experts those it meets;
 * of an adapter what lies between its two factors, and in half precision its input once more, in float32;
 * of a block under activation checkpointing its input alone, and once the most that one block needs by itself;
 * of the head the logits at label positions, their float32 form and log-probabilities, and the gradients of both.
@@ -22,6 +23,7 @@ from qcvl.models.forward import unwrap
 
 FLOAT32 = 4
 HEADS = ("q_norm", "k_norm")
+CHUNK = 4096  # label tokens whose logits exist at once (see ``modules.sft``)
 
 
 class StepMemory(NamedTuple):
@@ -53,7 +55,7 @@ def step_memory(model: nn.Module, batch: Mapping[str, Tensor], optimizer: int, h
     size = 2 if half else FLOAT32
     amounts = batch_amounts(batch, core.config.vision_config.spatial_merge_size, None)
     rows = {"patch": amounts["patch"], "cell": amounts["cell"], "token": amounts["token"]}
-    checkpointed = bool(getattr(core, "is_gradient_checkpointing", False))
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in core.modules())
     kept = _kept(core, rows, size, checkpointed) + _head(core, amounts["label"], size)
     return StepMemory(
         sum(tensor.numel() * tensor.element_size() for tensor in held.values()),
@@ -147,4 +149,4 @@ def _is_norm(module: nn.Module) -> bool:
 def _head(core: nn.Module, labels: int, size: int) -> int:
     """Bytes around the head: logits, the same in float32, log-probabilities, and the gradients of both forms."""
     copies = 3 * FLOAT32 + (2 * size if size < FLOAT32 else 0)
-    return min(labels, 4096) * core.get_output_embeddings().weight.shape[0] * copies
+    return min(labels, CHUNK) * core.get_output_embeddings().weight.shape[0] * copies
