@@ -1,4 +1,4 @@
-"""qcvl as a contender: ``config.load``, ``config.build`` and Lightning's fit, with one of its tricks undone if asked."""
+"""qcvl as a contender: ``config.load``, ``config.build`` and Lightning's fit, without one of its tricks if asked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ class TakesTurns(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Wait at the first micro-batch of a step, and count each."""
         if not self.begun:
-            self.turns.wait()
+            self.turns.wait(pl_module)
             self.begun = True
         labels = batch["label_kinds"].count_nonzero()
         self.turns.count(len(batch["segments"]), batch["input_ids"].numel(), int(labels))
@@ -49,7 +49,9 @@ def full_head() -> None:
     from qcvl.models.forward import unwrap
     from qcvl.modules import sft
 
-    def answer_loss(model: Any, states: torch.Tensor, labels: torch.Tensor, label_kinds: torch.Tensor) -> dict[str, Any]:
+    def answer_loss(
+        model: Any, states: torch.Tensor, labels: torch.Tensor, label_kinds: torch.Tensor
+    ) -> dict[str, Any]:
         logits = unwrap(model).get_output_embeddings()(states)[0].float()
         targets = F.pad(labels[0, 1:], (0, 1), value=-100)
         losses = F.cross_entropy(logits, targets, ignore_index=-100, reduction="none")

@@ -95,7 +95,7 @@ def train(turns: Turns, workload: Workload, name: str) -> None:
         """A turn is an optimizer step."""
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            turns.wait()
+            turns.wait(model)
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             turns.done()

@@ -25,12 +25,13 @@ class Turns:
         self._row = dict.fromkeys(("samples", "tokens", "labels"), 0)
         self.idle = 0
 
-    def wait(self) -> None:
-        """Stop until it is this contender's turn; before the first one, note the memory of the idle model."""
+    def wait(self, model: Any) -> None:
+        """Stop until it is this contender's turn; before the first one, note the memory of the idle ``model``."""
         if self._since is None:
+            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             self.idle = _memory("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-            self._say({"ready": True})
+            self._say({"state": 12 * trained})  # bytes of gradients and Adam's two moments in float32
         if not sys.stdin.readline():
             sys.exit("the benchmark ended")
         if self._since is None:
@@ -72,7 +73,7 @@ class Contender:
             self.process = subprocess.Popen(command, text=True, env=_one_thread(), **pipes)
 
     def __enter__(self) -> "Contender":
-        self.hear()  # ready
+        self.state = self.hear()["state"]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -106,12 +107,15 @@ def _one_thread() -> dict[str, str]:
 
 
 class Speed(NamedTuple):
-    """Median real tokens a CPU second over the passes, their rates, and peak bytes above the idle model."""
+    """Median real tokens a CPU second over the passes, their rates, and peak bytes above the idle model.
+
+    ``activations`` are those without gradients and Adam's moments, which no trainer of all weights can do without.
+    """
 
     rate: float
     rates: tuple[float, ...]
     extra: int
-    tokens: int
+    activations: int
 
 
 def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: int, core: int) -> dict[str, Speed]:
@@ -132,9 +136,11 @@ def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: 
     if len(work) != 1:
         raise RuntimeError(f"passes differ in (tokens, labels): {sorted(work)}; they must train the same")
     speeds = {}
-    for name in names:
-        rates = tuple(row[name]["tokens"] / row[name]["seconds"] for row in rows)
-        speeds[name] = Speed(median(rates), rates, max(row[name]["extra"] for row in rows), rows[0][name]["tokens"])
+    for runner in runners:
+        passes_ = [row[runner.name] for row in rows]
+        rates = tuple(row["tokens"] / row["seconds"] for row in passes_)
+        extra = max(row["extra"] for row in passes_)
+        speeds[runner.name] = Speed(median(rates), rates, extra, extra - runner.state)
     return speeds
 
 

@@ -82,7 +82,7 @@ class Workload:
 
 
 def photo_lines(deeppcb: Path | None, folder: Path) -> list[str]:
-    """JSONL lines of whole photos with their defects: ``PAIRS`` DeepPCB pairs, or demo photos where those are absent."""
+    """JSONL lines of whole photos with their defects: ``PAIRS`` DeepPCB pairs, or demo photos without those."""
     if deeppcb is None:
         from qcvl.data.scenes.demo import write_demo
 
@@ -164,6 +164,4 @@ def _cut(tokenizer: dict[str, Any], size: int) -> None:
     pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
     model["merges"] = [list(pair) for pair in pairs if "".join(pair) in model["vocab"]]
     known = {token["content"]: token for token in tokenizer["added_tokens"]}
-    tokenizer["added_tokens"] = [
-        {**known[name], "id": kept + number} for number, name in enumerate(SPECIAL_TOKENS)
-    ]
+    tokenizer["added_tokens"] = [{**known[name], "id": kept + number} for number, name in enumerate(SPECIAL_TOKENS)]

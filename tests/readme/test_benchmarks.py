@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 NAMES = ["augment", "doctor", "generate", "jsonl", "packing", "patches", "photo_chain", "row_layout", "tiles"]
+SLOW = ["compose_time", "training"]  # each starts processes that import a trainer
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def last_line(script, capsys):
     return run
 
 
-@pytest.mark.parametrize("name", [*NAMES, pytest.param("compose_time", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_benchmark_ends_with_its_name_and_ratio_as_json(last_line, name):
     row = last_line(name)
     assert row["name"] == name and row["ratio"] > 0 and row["peer"]
@@ -56,9 +57,15 @@ def test_packs_of_three_sets_are_full_and_cost_ranks_that_run_side_by_side_the_s
         assert packing.fill_share(plan, lengths.tokens)[1] >= 0.99 and slowest / mean <= 1.03, name
 
 
+def test_the_benchmark_of_gpus_trains_a_small_shape_on_a_cpu_and_says_what_it_ran_on(last_line):
+    row = last_line("gpu")
+    assert row["name"] == "gpu" and row["device"]
+    assert row["tiny_lora_600"] > 0 and row["tiny_full_600"] > 0
+
+
 def test_make_bench_runs_every_benchmark(readme):
     there = {path.stem for path in (readme.checkout / "benchmarks").glob("*.py")} - {"measure"}
-    assert there == {*NAMES, "compose_time"}
+    assert there == {*NAMES, *SLOW, "gpu"}
     done = subprocess.run(["make", "-n", "bench"], cwd=readme.checkout, capture_output=True, text=True)
     assert all(f"benchmarks/{name}.py" in done.stdout for name in there) and "measure.py" not in done.stdout
 
