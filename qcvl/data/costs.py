@@ -1,8 +1,7 @@
 """What a sample costs a training step, counted in tokens: the work of one text token without what it attends to.
 
 The rates are those of Qwen3-VL-4B with all towers trained; of the other published sizes a patch is worth .01 to .5
-tokens. They decide which micro-batches run side by side, and micro-batches of about one cost by these rates are so by
-others (``benchmarks/packing.py``: within 3 % by those of 2B and 32B).
+tokens. They decide no more than which micro-batches run side by side.
 """
 
 import numpy as np
