@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from os.path import commonprefix
 
 from qcvl.doctor.parity import Example
 from qcvl.models.memory import StepMemory
@@ -27,7 +28,7 @@ def check_answers(replies: Sequence[str], examples: Sequence[Example], losses: S
         told,
         "all exact by greedy decoding",
         "where the loss still falls: trainer.max_steps=60; where it jumps about: halve stage.rates.adapter; weights "
-        "that were never trained learn by tuner=full stage=3 stage.rates.full=3e-3 trainer.max_steps=100",
+        "that were never trained need tuner=full stage=3 stage.rates.full=3e-3 and 60 to some hundred steps",
     )
 
 
@@ -36,7 +37,9 @@ def check_reload(trained: Sequence[str], reloaded: Sequence[str], size: int) -> 
     differ = [place for place, pair in enumerate(zip(trained, reloaded, strict=True)) if pair[0] != pair[1]]
     told = f"{len(trained) - len(differ)} of {len(trained)} answers the same, {_size(size)} merged"
     if differ:
-        told += f"; {trained[differ[0]][:60]!r} became {reloaded[differ[0]][:60]!r}"
+        before, after = trained[differ[0]], reloaded[differ[0]]
+        place = max(0, len(commonprefix([before, after])) - 20)  # some of what is the same, and where it is not
+        told += f"; {before[place : place + 60]!r} became {after[place : place + 60]!r}"
     return Verdict(
         "reload",
         not differ,

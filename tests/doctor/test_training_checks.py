@@ -30,6 +30,8 @@ def test_a_reloaded_model_must_say_the_same_right_or_wrong():
     assert check_reload(["a", "b"], ["a", "b"], 3 * GIB).found == "2 of 2 answers the same, 3 GiB merged"
     verdict = check_reload(["a", "b"], ["a", "c"], 2**20)
     assert not verdict.passed and "1 of 2 answers the same, 1 MiB merged; 'b' became 'c'" in verdict.found
+    late = check_reload(["x" * 300 + "b"], ["x" * 300 + "c"], 0)  # long answers are shown where they part
+    assert "xb' became" in late.found and "xc'" in late.found
 
 
 def test_a_speed_is_tokens_over_seconds_of_five_steps_or_more():
