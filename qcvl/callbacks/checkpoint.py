@@ -4,12 +4,14 @@ import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from qcvl.callbacks.expects import SavesItself
 from qcvl.callbacks.jsonl_logger import JsonlLogger
@@ -88,7 +90,7 @@ class HFCheckpoint(ModelCheckpoint):
         self.rankings |= {f"best_{name}": Ranking(b["monitor"], b["mode"], 1) for name, b in (also_best or {}).items()}
         self.stop = StopRequest()
         self.writer = FolderWriter(Path(str(self.dirpath)), keep_last, background=save_async)
-        self._unvalidated: dict[str, Any] | None = None  # the state before a validation that may be interrupted
+        self._unvalidated: Moment | None = None  # before a validation that may be interrupted
 
     @property
     def state_key(self) -> str:
@@ -179,7 +181,7 @@ class HFCheckpoint(ModelCheckpoint):
                 self.on_fit_start(trainer, pl_module)
             return
         unmark(trainer)
-        self._unvalidated = capture_before_validation(trainer)
+        self._unvalidated = _moment(trainer, capture_before_validation(trainer))
         self._stop_if_asked(trainer)
         self.stop.at_once = trainer.is_global_zero
 
@@ -225,7 +227,7 @@ class HFCheckpoint(ModelCheckpoint):
         if not self.stop.wanted(trainer):
             return
         if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer, self._unvalidated or capture(trainer))
+            self._write(trainer, self._unvalidated or _moment(trainer, capture(trainer)))
         self._unvalidated = None
         self.writer.finish()
         trainer.strategy.barrier("HFCheckpoint")  # the ranks end together
@@ -256,12 +258,12 @@ class HFCheckpoint(ModelCheckpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer, capture(trainer))
+            self._write(trainer, _moment(trainer, capture(trainer)))
         elif trainer.is_global_zero:  # by an earlier rule, or it was resumed from: but the best may be others now
             self.writer.finish()
             self.writer.arrange(trainer.global_step, self.rankings)
 
-    def _write(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+    def _write(self, trainer: pl.Trainer, moment: "Moment") -> None:
         """Write one folder: into ``step-N.partial``, then a manifest, fsync and rename (by rank 0)."""
         module, step = _saving(trainer.lightning_module), trainer.global_step
         self._last_global_step_saved, self.last_model_path = step, str(self.writer.path(step))
@@ -272,8 +274,8 @@ class HFCheckpoint(ModelCheckpoint):
         if not trainer.is_global_zero:
             return
         self.writer.finish()  # two copies at once could be too much for the host's memory
-        tensors = module.saved_tensors()
-        if self.writer.background:
+        tensors, state = moment
+        if self.writer.background and not isinstance(trainer.strategy, ModelParallelStrategy):  # whose are copies
             tensors, state = host_copy((tensors, state))
         saving = trainer.strategy.save_checkpoint
 
@@ -288,13 +290,25 @@ class HFCheckpoint(ModelCheckpoint):
         return self.rankings["best"].best if "best" in self.rankings else None
 
 
+class Moment(NamedTuple):
+    """The weights and Lightning's state of one moment; on the first rank, where ranks hold parts of them."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def _moment(trainer: pl.Trainer, state: dict[str, Any]) -> Moment:
+    """All ranks call this: each gives its parts."""
+    return Moment(_saving(trainer.lightning_module).saved_tensors(), state)
+
+
 def _saving(module: pl.LightningModule) -> SavesItself:
     if not isinstance(module, SavesItself):
-        raise TypeError(f"HFCheckpoint needs saved_tensors() and save(); {type(module).__name__} lacks one")
+        raise TypeError(f"HFCheckpoint needs saved_tensors(), saved_bytes() and save(); {type(module).__name__} lacks one")
     return module
 
 
 def expected_bytes(module: SavesItself) -> int:
     """About how large a folder will be: the model's files, and what is trained with its two moments."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return size_bytes(module.saved_tensors()) + 3 * size_bytes(trained)
+    return module.saved_bytes() + 3 * size_bytes(trained)

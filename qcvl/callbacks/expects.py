@@ -16,7 +16,11 @@ class SavesItself(Protocol):
         ...
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """The weights that ``save`` writes."""
+        """The weights that ``save`` writes, on the first rank; all ranks call this."""
+        ...
+
+    def saved_bytes(self) -> int:
+        """Their size, asked for by any rank."""
         ...
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:

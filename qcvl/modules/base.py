@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, saved_tensors, write_model
 from qcvl.checkpoints.contract import Contract, write_contract
+from qcvl.checkpoints.snapshot import size_bytes
 from qcvl.data.batch import count_labels
 from qcvl.data.chat import IGNORE
 from qcvl.data.label_kinds import LABEL_KINDS
@@ -22,6 +23,7 @@ from qcvl.models.spec import Processing
 from qcvl.modules.finite import FiniteSteps
 from qcvl.modules.gradients import gradient_norms
 from qcvl.modules.sums import by_kind, on_cpu, summed
+from qcvl.modules.zero.sharded import whole
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
 from qcvl.tuning.ranks import RankCourse
@@ -99,8 +101,15 @@ class VLModule(pl.LightningModule, ABC):
         return self.model
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """The weights that a checkpoint folder holds, by their names in its files."""
-        return saved_tensors(self.built)
+        """The weights that a checkpoint folder holds, by their names in its files.
+
+        Where ranks hold parts of them all ranks call this, and the first has them whole.
+        """
+        return whole(saved_tensors(self.built, self.built.state_dict(keep_vars=True)))
+
+    def saved_bytes(self) -> int:
+        """The size of ``saved_tensors()``, which any rank may ask for by itself."""
+        return size_bytes(saved_tensors(self.built, self.built.state_dict(keep_vars=True)))
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write ``saved_tensors()`` or an earlier copy of them, the processing files and ``qcvl.json``."""
@@ -290,7 +299,8 @@ class VLModule(pl.LightningModule, ABC):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
+        state = super().state_dict(*args, **kwargs | {"keep_vars": True})
+        return whole({name: value for name, value in state.items() if name in trained})
 
 
 def _at_least_something(total: Tensor) -> Tensor:

@@ -47,9 +47,10 @@ class FiniteSteps:
         if all(map(math.isfinite, values)):
             self._in_row = []
             return True
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        if isinstance(optimizer, torch.optim.Optimizer):  # DeepSpeed's own is none, and leaves such a step out by itself
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
         self.total += 1
         self._in_row.append(f"step {step}: {where()}")
         log.warning("left out, loss or gradient is not finite (%s in this run): %s", self.total, self._in_row[-1])

@@ -1,0 +1,48 @@
+"""ZeRO over two processes: the run of one process, its checkpoints, and going on from them."""
+
+import pytest
+
+from tests.conftest import DEEPSPEED
+
+pytestmark = [*DEEPSPEED, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+CHOICES = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload")
+
+
+def strategy(name: str):
+    """At the size of a test all weights would stay whole in stage 3, so its threshold is 0."""
+    from tests.modules.zero_on_cpu import ZeroOnCpu, zero
+
+    return ZeroOnCpu(zero=zero(name, **({"persistence_threshold": 0} if "zero3" in name else {})), micro_batch=1)
+
+
+@pytest.fixture
+def parts(make_module, make_datamodule, make_data, make_trainer, lora, tmp_path):
+    """``parts(folder, batch_size, **trainer)``: module, data module and trainer of a run over 8 records."""
+
+    def make(folder: str, batch_size: int, tuner=None, rate=1e-3, limit=8, **changes):
+        sources = {"train": {"en": make_data.source("en.jsonl")}, "val": {"val": make_data.source("en.jsonl")}}
+        data = make_data(**sources, sample_limit=limit, batch_size=batch_size, val_batch_size=3)
+        values = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "max_epochs": 2}
+        trainer = make_trainer(tmp_path / folder, **values | changes)
+        return make_module(tuner=tuner or lora(dropout=0.0), rate=rate), make_datamodule(data=data), trainer
+
+    return make
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_have_the_losses_and_gradients_of_one(parts, logged, tmp_path, name, accumulate):
+    from tests.modules.zero_on_cpu import in_processes
+
+    def run(folder: str, batch_size: int, **changes) -> None:
+        module, datamodule, trainer = parts(folder, batch_size, accumulate_grad_batches=accumulate, **changes)
+        trainer.validate(module, datamodule, verbose=False)
+        trainer.fit(module, datamodule)
+
+    run("one", 2)
+    in_processes(2, lambda ranks: run("two", 1, strategy=strategy(name), **ranks))
+    for key in ("train/loss", "train/token_acc", "train/grad_norm", "train/grad_norm/llm", "eval/loss"):
+        single, double = (logged(key, tmp_path / folder) for folder in ("one", "two"))
+        print("FOUND", key, single, double)
+        assert single and double == pytest.approx(single, rel=1e-4), key
