@@ -304,7 +304,9 @@ def _moment(trainer: pl.Trainer, state: dict[str, Any]) -> Moment:
 
 def _saving(module: pl.LightningModule) -> SavesItself:
     if not isinstance(module, SavesItself):
-        raise TypeError(f"HFCheckpoint needs saved_tensors(), saved_bytes() and save(); {type(module).__name__} lacks one")
+        raise TypeError(
+            f"HFCheckpoint needs saved_tensors(), saved_bytes() and save(); {type(module).__name__} lacks one"
+        )
     return module
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from qcvl.models.spec import Processing
 from qcvl.modules.finite import FiniteSteps
 from qcvl.modules.gradients import gradient_norms
 from qcvl.modules.sums import by_kind, on_cpu, summed
-from qcvl.modules.zero.sharded import whole
+from qcvl.modules.zero.sharded import gathered, whole
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
 from qcvl.tuning.ranks import RankCourse
@@ -110,6 +111,13 @@ class VLModule(pl.LightningModule, ABC):
     def saved_bytes(self) -> int:
         """The size of ``saved_tensors()``, which any rank may ask for by itself."""
         return size_bytes(saved_tensors(self.built, self.built.state_dict(keep_vars=True)))
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Within the block each rank holds the whole model and may run it alone, as generating needs.
+
+        Under ZeRO-3 a layer would wait for the other ranks, whose answers are of other lengths.
+        """
+        return gathered(self.built)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write ``saved_tensors()`` or an earlier copy of them, the processing files and ``qcvl.json``."""

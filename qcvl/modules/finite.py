@@ -47,7 +47,9 @@ class FiniteSteps:
         if all(map(math.isfinite, values)):
             self._in_row = []
             return True
-        if isinstance(optimizer, torch.optim.Optimizer):  # DeepSpeed's own is none, and leaves such a step out by itself
+        if isinstance(
+            optimizer, torch.optim.Optimizer
+        ):  # DeepSpeed's own is none, and leaves such a step out by itself
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None

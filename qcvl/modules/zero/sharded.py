@@ -23,7 +23,7 @@ def is_dealt(parameter: Tensor) -> bool:
 
 
 def mark(groups: Sequence[Sequence[nn.Parameter]], optimizer: Any) -> None:
-    """Note DeepSpeed's optimizer on the parameters it steps; None: it is gone, and they are whole again (stages 1, 2)."""
+    """Note DeepSpeed's optimizer on the parameters it steps; None: it is gone, and stages 1, 2 left them whole."""
     for parameter in (parameter for group in groups for parameter in group):
         vars(parameter).pop(MARK, None)
         if optimizer is not None:
@@ -66,7 +66,9 @@ def norms_of_shares(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, floa
         mine = shares.setdefault(name, [])
         if (gradient := _own_gradient(parameter)) is not None:
             mine.append(gradient)
-    squares = [torch.stack(torch._foreach_norm(mine)).square().sum() if mine else torch.zeros(()) for mine in shares.values()]
+    squares = [
+        torch.stack(torch._foreach_norm(mine)).square().sum() if mine else torch.zeros(()) for mine in shares.values()
+    ]
     total = torch.stack([square.to(_device()) for square in squares])
     dist.all_reduce(total)
     return dict(zip(shares, total.sqrt().tolist(), strict=True))
