@@ -120,6 +120,7 @@ def optimizer_state(optimizer: Any, groups: Sequence[Sequence[nn.Parameter]]) ->
     """
     states = [state for state in optimizer.optimizer.state.values() if state]
     parameters = [parameter for group in groups for parameter in group]
+    _link_moments(optimizer)
     rows = {}
     for number, parameter in enumerate(parameters if states else []):
         row = {moment: _on_first_rank(_gathered(parameter, moment)) for moment in MOMENTS}
@@ -156,7 +157,13 @@ def _make_moments(optimizer: Any, step: Tensor) -> None:
     for tensor in flat:
         moments = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
         optimizer.optimizer.state[tensor] = {"step": step.clone().to(tensor.device), **moments}
+    _link_moments(optimizer)
+
+
+def _link_moments(optimizer: Any) -> None:
+    """Let stages 1 and 2 find each parameter's moments: DeepSpeed links all groups when only the first has stepped."""
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
