@@ -87,3 +87,12 @@ def test_a_checkpoint_goes_on_with_the_same_losses_on_two_processes_and_on_one(
     if precision == "32-true":  # what another number of devices without DeepSpeed makes of it
         run("alone", 2, resume=state)
         assert logged("train/loss", tmp_path / "alone") == pytest.approx(expected[3:], rel=1e-4)
+
+
+def test_a_run_without_gpus_is_refused_when_the_trainer_is_made(make_trainer):
+    from qcvl.errors import ConfigError
+    from qcvl.modules.zero.strategy import ZeroStrategy
+    from tests.modules.zero_on_cpu import zero
+
+    with pytest.raises(ConfigError, match="DeepSpeed needs GPUs and this run is on CPUAccelerator; use strategy=ddp"):
+        make_trainer(strategy=ZeroStrategy(zero=zero("deepspeed_zero2"), micro_batch=1))
