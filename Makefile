@@ -10,13 +10,14 @@ TORCH_PIP ?=
 export OMP_NUM_THREADS ?= 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help install demo test slow quant lint format bench clean
+.PHONY: help install demo test slow quant deepspeed lint format bench clean
 
 help:
 	@echo "make install   .venv with everything that training on a CPU and the tests need"
 	@echo "make demo      train the embedded model on the demo photos, evaluate it, draw its answers"
 	@echo "make test      the tests but for the slow ones        make slow   only those"
 	@echo "make quant     bitsandbytes into .venv, and the tests of 4-bit bases and 8-bit optimizers"
+	@echo "make deepspeed DeepSpeed into .venv, and the tests of strategy=deepspeed_* (two processes on the CPU)"
 	@echo "make lint      format, style, spelling, layers, types, notebooks"
 	@echo "make bench     the benchmarks, one JSON line each"
 
@@ -43,6 +44,11 @@ slow: install
 quant: install
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[quant]"
 	$(PY) -m pytest -m quant
+
+# Apart as well: where DeepSpeed is installed, transformers and peft import it.
+deepspeed: install
+	DS_BUILD_OPS=0 $(PY) -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed]"
+	DS_ACCELERATOR=cpu $(PY) -m pytest -m deepspeed
 
 lint: install
 	.venv/bin/ruff format --check .

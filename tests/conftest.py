@@ -33,6 +33,10 @@ QUANT = [  # what needs qcvl[quant]: make quant installs it and runs these
     pytest.mark.quant,
     pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs pip install qcvl[quant]"),
 ]
+DEEPSPEED = [  # what needs qcvl[deepspeed]: make deepspeed installs it and runs these
+    pytest.mark.deepspeed,
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs pip install qcvl[deepspeed]"),
+]
 SHARED = Path(os.environ.get("QCVL_SHARED", Path(__file__).parents[2] / "shared"))
 
 

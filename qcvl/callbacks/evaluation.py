@@ -53,7 +53,8 @@ class GenerationEvaluation(pl.Callback):
         datamodule = trainer.datamodule
         whole = HFPredictor(model, datamodule.processing, self.generation)
         predictor = with_tiles(whole, self.tiles, datamodule.answer_format)
-        results = evaluate(predictor, datamodule, self.limit)
+        with pl_module.whole_weights():
+            results = evaluate(predictor, datamodule, self.limit)
         pl_module.log_dict(log_keys(results), batch_size=1, sync_dist=True)  # equal on all ranks already
         if self.panels and trainer.is_global_zero:
             self._show(trainer, results)

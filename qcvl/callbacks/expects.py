@@ -1,6 +1,7 @@
 """What the callbacks ask of a LightningModule; modules fulfil it without being imported here."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -33,3 +34,7 @@ class HoldsModel(Protocol):
     """Has the vision-language model as ``model`` once ``configure_model`` ran."""
 
     model: nn.Module | None
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """A block in which each rank may run the model alone."""
+        ...

@@ -37,7 +37,7 @@ def with_own_containers(state: Any) -> Any:
 def size_bytes(state: Any) -> int:
     """Bytes of all tensors in a nested state, each as often as it would be written."""
     if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
+        return getattr(state, "ds_numel", state.numel()) * state.element_size()  # the former: ZeRO-3 holds a share
     if isinstance(state, dict):
         return sum(map(size_bytes, state.values()))
     return sum(map(size_bytes, state)) if isinstance(state, list | tuple) else 0

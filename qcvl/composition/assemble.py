@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcvl.composition.roots import Train
+from qcvl.composition.zero_rules import NO_EXPERTS, is_mixture
+from qcvl.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -46,6 +48,7 @@ def assemble(settings: Train) -> Run:
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     model, start = _starting_point(settings)
     processing = model.load_processing()
+    _refuse_experts(settings, processing.family.model_type)
     answer_format = settings.answer.resolved(processing.family.emit_norm)
     shared = {"processing": processing, "answer_format": answer_format, "prompts": settings.prompts}
     moved = {"model": model, "tuner": settings.tuner, "stage": settings.stage}
@@ -76,6 +79,13 @@ def assemble(settings: Train) -> Run:
     loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]
     trainer = settings.trainer(callbacks=_callbacks(settings), logger=loggers)
     return Run(module, datamodule, trainer, settings)
+
+
+def _refuse_experts(settings: Train, model_type: str) -> None:
+    """The rule of the settings, for a model whose type only its fetched ``config.json`` told."""
+    zero = getattr(settings.trainer.keywords.get("strategy"), "zero", None)
+    if zero is not None and zero.stage == 3 and is_mixture(model_type):
+        raise ConfigError(f"trainer.strategy: model is a {model_type}, a mixture of experts: {NO_EXPERTS}")
 
 
 def _callbacks(settings: Train) -> "list[pl.Callback]":

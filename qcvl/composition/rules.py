@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from qcvl.composition.processes import in_sweep
+from qcvl.composition.zero_rules import ZERO_RULES
 from qcvl.data.stream_source import NO_END
 from qcvl.errors import ConfigError
 
@@ -187,6 +188,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     a_probe_starts_from_a_budget,
     ranks_that_share_rows_make_whole_groups,
     packs_are_of_conversations,
+    *ZERO_RULES,
 )
 
 

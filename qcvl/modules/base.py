@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from qcvl.modules.kept_step import MicroBatch, keep_step, samples_of
 from qcvl.modules.sequence import RowSharing
 from qcvl.modules.sharded import gathered
 from qcvl.modules.sums import at_least_something, by_kind, on_cpu, summed
+from qcvl.modules.zero import sharded as zero
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
 from qcvl.tuning.ranks import RankCourse
@@ -125,11 +127,18 @@ class VLModule(pl.LightningModule, ABC):
 
         Where ranks hold parts of them all ranks call this, and the first has them whole.
         """
-        return gathered(saved_tensors(self.built))
+        return gathered(zero.whole(saved_tensors(self.built, self.built.state_dict(keep_vars=True))))
 
     def saved_bytes(self) -> int:
         """The size of ``saved_tensors()``, which any rank may ask for by itself."""
-        return size_bytes(saved_tensors(self.built))
+        return size_bytes(saved_tensors(self.built, self.built.state_dict(keep_vars=True)))
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Within the block each rank holds the whole model and may run it alone, as generating needs.
+
+        Under ZeRO-3 a layer would wait for the other ranks, whose answers are of other lengths.
+        """
+        return zero.gathered(self.built)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write ``saved_tensors()`` or an earlier copy of them, the processing files and ``qcvl.json``."""
@@ -314,4 +323,5 @@ class VLModule(pl.LightningModule, ABC):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Trained parameters only: the base model is not part of a checkpoint's trainer state."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
+        state = super().state_dict(*args, **kwargs | {"keep_vars": True})
+        return zero.whole({name: value for name, value in state.items() if name in trained})

@@ -56,9 +56,10 @@ class FiniteSteps:
             return True
         replay = keep()
         self._replay = replay or self._replay
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        if isinstance(optimizer, torch.optim.Optimizer):  # DeepSpeed's own is none, and leaves such a step out itself
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
         self.total += 1
         self._in_row.append(f"step {step}: {', '.join(place for samples in where() for place in samples)}")
         told = f"{self._in_row[-1]}; {replay}" if replay else self._in_row[-1]

@@ -122,8 +122,9 @@ def _split(
     """The named parameters as groups that have ``shared``, apart by weight decay, Muon flag and share of ``lr``."""
     parts: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        matrix = shared["way"] == "full" and parameter.ndim == 2 and BLOCK.search(base_name(name)) is not None
-        parts.setdefault((parameter.ndim > 1, matrix, share(name)), []).append(parameter)
+        dimensions = len(getattr(parameter, "ds_shape", parameter.shape))  # the former where ZeRO-3 holds a share
+        matrix = shared["way"] == "full" and dimensions == 2 and BLOCK.search(base_name(name)) is not None
+        parts.setdefault((dimensions > 1, matrix, share(name)), []).append(parameter)
     return [
         {
             **shared,

@@ -1,0 +1,98 @@
+"""ZeRO over two processes: the run of one process, its checkpoints, and going on from them."""
+
+import pytest
+
+from tests.conftest import DEEPSPEED
+
+pytestmark = [*DEEPSPEED, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+CHOICES = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload")
+
+
+def strategy(name: str):
+    """At the size of a test all weights would stay whole in stage 3, so its threshold is 0."""
+    from tests.modules.zero_on_cpu import ZeroOnCpu, zero
+
+    return ZeroOnCpu(zero=zero(name, **({"persistence_threshold": 0} if "zero3" in name else {})), micro_batch=1)
+
+
+@pytest.fixture
+def parts(make_module, make_datamodule, make_data, make_trainer, lora, tmp_path):
+    """``parts(folder, batch_size, **trainer)``: module, data module and trainer of a run over 8 records."""
+
+    def make(folder: str, batch_size: int, tuner=None, rate=1e-3, limit=8, **changes):
+        sources = {"train": {"en": make_data.source("en.jsonl")}, "val": {"val": make_data.source("en.jsonl")}}
+        data = make_data(**sources, sample_limit=limit, batch_size=batch_size, val_batch_size=3)
+        values = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "max_epochs": 2}
+        trainer = make_trainer(tmp_path / folder, **values | changes)
+        return make_module(tuner=tuner or lora(dropout=0.0), rate=rate), make_datamodule(data=data), trainer
+
+    return make
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_have_the_losses_and_gradients_of_one(parts, logged, tmp_path, name, accumulate):
+    from tests.modules.zero_on_cpu import in_processes
+
+    def run(folder: str, batch_size: int, **changes) -> None:
+        module, datamodule, trainer = parts(folder, batch_size, accumulate_grad_batches=accumulate, **changes)
+        trainer.validate(module, datamodule, verbose=False)
+        trainer.fit(module, datamodule)
+
+    run("one", 2)
+    in_processes(2, lambda ranks: run("two", 1, strategy=strategy(name), **ranks))
+    for key in ("train/loss", "train/token_acc", "train/grad_norm", "train/grad_norm/llm", "eval/loss"):
+        single, double = (logged(key, tmp_path / folder) for folder in ("one", "two"))
+        assert single and double == pytest.approx(single, rel=1e-4), key
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_a_checkpoint_goes_on_with_the_same_losses_on_two_processes_and_on_one(
+    parts, logged, tmp_path, name, precision
+):
+    import torch
+
+    from qcvl.callbacks.checkpoint import TRAINER_STATE, HFCheckpoint
+    from qcvl.checkpoints.adapters import read_adapter
+    from tests.modules.zero_on_cpu import in_processes
+
+    def run(folder: str, batch_size: int, resume=None, **changes) -> None:
+        values = {"accumulate_grad_batches": 1, "precision": precision} | changes
+        module, datamodule, trainer = parts(folder, batch_size, **values)
+        trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
+
+    def saving(ranks: dict) -> None:
+        saver = HFCheckpoint(dirpath=str(tmp_path / "two/checkpoints"), every_n_train_steps=1, keep_last=9)
+        run("two", 1, strategy=strategy(name), enable_checkpointing=True, callbacks=[saver], **ranks)
+
+    in_processes(2, saving)
+    folder = tmp_path / "two/checkpoints/step-3"
+    state = str(folder / TRAINER_STATE)
+    in_processes(2, lambda ranks: run("again", 1, resume=state, strategy=strategy(name), **ranks))
+    expected = logged("train/loss", tmp_path / "two")
+    assert len(expected) == 8
+    assert logged("train/loss", tmp_path / "again") == pytest.approx(expected[3:], rel=1e-5)
+
+    saved = torch.load(state, weights_only=True)["state_dict"]
+    written = read_adapter(folder)
+    assert len(saved) == len(written) > 10
+    for key, value in written.items():
+        stem, leaf = key.rsplit(".", 1)
+        assert torch.equal(value, saved[f"model.{stem}.default.{leaf}"]), key
+    numbers = torch.cat([value.flatten() for value in written.values()])
+    assert numbers.dtype == torch.float32 and not torch.equal(numbers, numbers.bfloat16().float())
+
+    if precision == "32-true":  # what another number of devices without DeepSpeed makes of it
+        run("alone", 2, resume=state)
+        assert logged("train/loss", tmp_path / "alone") == pytest.approx(expected[3:], rel=1e-4)
+
+
+def test_a_run_without_gpus_is_refused_when_the_trainer_is_made(make_trainer):
+    from qcvl.errors import ConfigError
+    from qcvl.modules.zero.strategy import ZeroStrategy
+    from tests.modules.zero_on_cpu import zero
+
+    with pytest.raises(ConfigError, match="DeepSpeed needs GPUs and this run is on CPUAccelerator; use strategy=ddp"):
+        make_trainer(strategy=ZeroStrategy(zero=zero("deepspeed_zero2"), micro_batch=1))
