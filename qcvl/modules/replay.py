@@ -89,7 +89,9 @@ def report(found: Replayed) -> Group:
         f"samples {', '.join(found.samples)}",
         found.told(),
     ]
-    table = Table("module", "kind", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("module", overflow="fold")
+    table.add_column("kind")
     for name in ("min", "max", "nan", "inf"):
         table.add_column(name, justify="right")
     for row in found.table:

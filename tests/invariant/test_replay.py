@@ -7,6 +7,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_command_that_a_failed_run_prints_makes_its_first_bad_step_again(command, small_run, tmp_path):
     far_too_fast = ("stage.rates.adapter=1e30", "stage.rates.full=1e30", "trainer.gradient_clip_val=null")
     run = tmp_path / "a run"
