@@ -3,9 +3,9 @@
 Dense whole photos and short chats, one to two, in real tokens a CPU second (padding does not count), and the peak of
 memory above the idle model. Random-weight Qwen3-VL of 125M parameters with the vocabulary of Qwen3 (151,669 ids) and
 of 54M with 16,384 ids; a third set of samples of equal length, where padding costs nothing. The contenders are
-processes that train the same records in turns, a pass at a time; figures are medians over the passes. The peers' best
-settings: group_by_length, fused AdamW, no gradient checkpointing, float32, the micro-batch that ``--tune`` found, and
-of TRL its head on label positions. Photos are decoded and cut for them beforehand.
+processes that train the same records in turns, a pass at a time; figures are medians over the passes. The peers'
+settings: group_by_length, fused AdamW, no gradient checkpointing, float32, a micro-batch of 2 (``--tune`` tries others)
+and of TRL its head on label positions. Photos are decoded and cut for them beforehand.
 
     python benchmarks/training.py --deeppcb FOLDER --tokenizer FOLDER [--quick | --tune]
 
