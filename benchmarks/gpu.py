@@ -80,8 +80,9 @@ def build(shape: str, device: torch.device, checkpointing: bool) -> torch.nn.Mod
     speed_up(model, "auto")
     if checkpointing:
         from qcvl.models.build import checkpoint_activations
+        from qcvl.models.towers import TOWERS
 
-        checkpoint_activations(model)
+        checkpoint_activations(model, TOWERS)
     return model.train()
 
 

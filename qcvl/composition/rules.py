@@ -163,6 +163,25 @@ def ranks_that_share_rows_make_whole_groups(cfg: DictConfig) -> str | None:
     return None
 
 
+def drawn_answers_need_whole_models(cfg: DictConfig) -> str | None:
+    """Ranks draw answers of other lengths, and one that holds parts of a model would wait for the others'."""
+    objective = cfg.get("objective")
+    if objective is None or not str(objective.get("_target_")).endswith(".GKD"):
+        return None
+    if (OmegaConf.select(cfg, "sp_degree") or 1) > 1:
+        return (
+            "sp_degree: ranks that hold rows together cannot be taught by a teacher yet; use sp_degree=1, strategy=fsdp"
+        )
+    if "zero" in _strategy(cfg):
+        return "objective: a teacher beside DeepSpeed is not tested; use strategy=fsdp or strategy=ddp"
+    if "fsdp" in _strategy(cfg) and (objective.lmbda or objective.seq_kd):
+        return (
+            "objective: answers are drawn (lmbda, seq_kd) by models that are whole, and strategy=fsdp shards them; use "
+            "objective=gkd_forward_only or strategy=ddp"
+        )
+    return None
+
+
 def packs_are_of_conversations(cfg: DictConfig) -> str | None:
     """A ``packing_length`` counts tokens of a model, in the one format that has packs."""
     to = cfg.get("to")
@@ -187,6 +206,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     shifted_templates_are_fused,
     a_probe_starts_from_a_budget,
     ranks_that_share_rows_make_whole_groups,
+    drawn_answers_need_whole_models,
     packs_are_of_conversations,
     *ZERO_RULES,
 )

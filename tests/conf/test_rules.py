@@ -173,7 +173,7 @@ def test_a_probe_for_the_largest_budget_starts_from_one():
         (["sp_degree=2", "strategy=ddp", "trainer.devices=auto"], None),
         (["sp_degree=2", "strategy=ddp", "trainer.devices=3"], "groups of 2 ranks do not divide the 3 of this run"),
         (["sp_degree=2"], "groups of 2 ranks do not divide the 1 of this run"),
-        (["sp_degree=2", "trainer.strategy=fsdp", "trainer.devices=2"], "under strategy=ddp alone so far; found fsdp"),
+        (["sp_degree=2", "strategy=fsdp", "trainer.devices=2"], "under strategy=ddp alone so far; found .*fsdp"),
     ],
 )
 def test_ranks_that_hold_rows_together_make_whole_groups(settings, refused):
@@ -182,6 +182,25 @@ def test_ranks_that_hold_rows_together_make_whole_groups(settings, refused):
         config.check_compatible(cfg)
     else:
         with pytest.raises(ConfigError, match=f"^sp_degree: .*{refused}"):
+            config.check_compatible(cfg)
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (["objective=gkd", "strategy=ddp"], None),
+        (["objective=gkd_forward_only", "strategy=fsdp"], None),
+        (["objective=gkd", "strategy=fsdp"], "objective: answers are drawn .lmbda, seq_kd. by models that are whole"),
+        (["objective=gkd_forward_only", "strategy=deepspeed_zero2"], "objective: a teacher beside DeepSpeed"),
+        (["objective=gkd", "strategy=ddp", "sp_degree=2"], "sp_degree: ranks that hold rows together cannot be taught"),
+    ],
+)
+def test_a_teacher_goes_with_the_strategies_it_was_tried_with(settings, refused):
+    cfg = config.load("train", settings)
+    if refused is None:
+        config.check_compatible(cfg)
+    else:
+        with pytest.raises(ConfigError, match=refused):
             config.check_compatible(cfg)
 
 

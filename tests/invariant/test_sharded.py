@@ -122,3 +122,18 @@ def goes_on(command, small_run, whole: Path, run: Path, *strategy: str) -> list[
     done = command("train", *small_run, *strategy, f"resume={run}/checkpoints/step-4")
     assert done.code == 0, done.output
     return rows(run)
+
+
+@pytest.mark.parametrize("tuner", ["lora", "full"])
+def test_a_teacher_of_itself_teaches_sharded_ranks_what_it_teaches_one_process(command, small_run, tmp_path, tuner):
+    # With adapters it is the sharded model without them, with full tuning a copy that no rank shares.
+    taught = ("objective=gkd_forward_only", "objective.visual_kd.enabled=true", "stage=3", f"tuner={tuner}")
+    for name, strategy in (("one", ONE), ("two", FSDP)):
+        done = command(
+            "train", *small_run, *taught, *strategy, "trainer.max_steps=3", f"hydra.run.dir={tmp_path / name}"
+        )
+        assert done.code == 0, done.output
+    expected = rows(tmp_path / "one")
+    assert_same(rows(tmp_path / "two"), expected)
+    assert any(row.get("train/llm_kd_loss") for row in expected)
+    assert any(row.get("train/vision_kd_loss") for row in expected)
