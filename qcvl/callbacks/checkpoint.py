@@ -4,16 +4,15 @@ import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
-from qcvl.callbacks.expects import SavesItself
 from qcvl.callbacks.jsonl_logger import JsonlLogger
+from qcvl.callbacks.moment import Moment, expected_bytes, moment, saving_module
 from qcvl.callbacks.stopping import Stopped, StopRequest
 from qcvl.callbacks.training_state import (
     ROW,
@@ -127,7 +126,7 @@ class HFCheckpoint(ModelCheckpoint):
         if resumed and trainer.state.fn == TrainerFn.FITTING:
             recount(resumed, trainer.accumulate_grad_batches, int(trainer.num_training_batches))
         if not trainer.fast_dev_run and trainer.is_global_zero:
-            self.writer.require_space(expected_bytes(_saving(pl_module)), self.rankings)
+            self.writer.require_space(expected_bytes(saving_module(pl_module)), self.rankings)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on from the resumed step's folder: later ones, which this run will write again, are set aside."""
@@ -180,7 +179,7 @@ class HFCheckpoint(ModelCheckpoint):
                 self.on_fit_start(trainer, pl_module)
             return
         unmark(trainer)
-        self._unvalidated = _moment(trainer, capture_before_validation(trainer))
+        self._unvalidated = moment(trainer, capture_before_validation(trainer))
         self._stop_if_asked(trainer)
         self.stop.at_once = trainer.is_global_zero
 
@@ -226,7 +225,7 @@ class HFCheckpoint(ModelCheckpoint):
         if not self.stop.wanted(trainer):
             return
         if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer, self._unvalidated or _moment(trainer, capture(trainer)))
+            self._write(trainer, self._unvalidated or moment(trainer, capture(trainer)))
         self._unvalidated = None
         self.writer.finish()
         trainer.strategy.barrier("HFCheckpoint")  # the ranks end together
@@ -257,14 +256,14 @@ class HFCheckpoint(ModelCheckpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer, _moment(trainer, capture(trainer)))
+            self._write(trainer, moment(trainer, capture(trainer)))
         elif trainer.is_global_zero:  # by an earlier rule, or it was resumed from: but the best may be others now
             self.writer.finish()
             self.writer.arrange(trainer.global_step, self.rankings)
 
-    def _write(self, trainer: pl.Trainer, moment: "Moment") -> None:
+    def _write(self, trainer: pl.Trainer, taken: Moment) -> None:
         """Write one folder: into ``step-N.partial``, then a manifest, fsync and rename (by rank 0)."""
-        module, step = _saving(trainer.lightning_module), trainer.global_step
+        module, step = saving_module(trainer.lightning_module), trainer.global_step
         self._last_global_step_saved, self.last_model_path = step, str(self.writer.path(step))
         self._last_checkpoint_saved = self.last_model_path
         if (best := self._best()) is not None:
@@ -273,7 +272,7 @@ class HFCheckpoint(ModelCheckpoint):
         if not trainer.is_global_zero:
             return
         self.writer.finish()  # two copies at once could be too much for the host's memory
-        tensors, state = moment
+        tensors, state = taken
         if self.writer.background:
             tensors, state = host_copy((tensors, state))
         saving = trainer.strategy.save_checkpoint
@@ -287,29 +286,3 @@ class HFCheckpoint(ModelCheckpoint):
 
     def _best(self) -> int | None:
         return self.rankings["best"].best if "best" in self.rankings else None
-
-
-class Moment(NamedTuple):
-    """The weights and Lightning's state of one moment; on the first rank, where ranks hold parts of them."""
-
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
-
-
-def _moment(trainer: pl.Trainer, state: dict[str, Any]) -> Moment:
-    """All ranks call this: each gives its parts."""
-    return Moment(_saving(trainer.lightning_module).saved_tensors(), state)
-
-
-def _saving(module: pl.LightningModule) -> SavesItself:
-    if not isinstance(module, SavesItself):
-        raise TypeError(
-            f"HFCheckpoint needs saved_tensors(), saved_bytes() and save(); {type(module).__name__} lacks one"
-        )
-    return module
-
-
-def expected_bytes(module: SavesItself) -> int:
-    """About how large a folder will be: the model's files, and what is trained with its two moments."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return module.saved_bytes() + 3 * size_bytes(trained)

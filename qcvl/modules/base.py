@@ -16,19 +16,16 @@ from qcvl.checkpoints.adapters import init_from, saved_tensors, write_model
 from qcvl.checkpoints.agreement import require_same_tensors
 from qcvl.checkpoints.contract import Contract, write_contract
 from qcvl.checkpoints.snapshot import size_bytes
-from qcvl.data.batch import count_labels
-from qcvl.data.chat import IGNORE
 from qcvl.data.label_kinds import LABEL_KINDS
-from qcvl.errors import QcvlError
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
 from qcvl.modules.finite import FiniteSteps
-from qcvl.modules.gradients import gradient_norms
+from qcvl.modules.gradients import gradient_norms, require_gradients
 from qcvl.modules.kept_step import MicroBatch, keep_step, samples_of
 from qcvl.modules.sequence import RowSharing
 from qcvl.modules.sharded import gathered
-from qcvl.modules.sums import at_least_something, by_kind, on_cpu, summed
+from qcvl.modules.sums import add, at_least_something, by_kind, on_cpu, over_ranks, summed
 from qcvl.modules.zero import sharded as zero
 from qcvl.tuning.freezing import held_modules
 from qcvl.tuning.groups import parameter_groups
@@ -204,21 +201,9 @@ class VLModule(pl.LightningModule, ABC):
         batch = self.rows.share(batch)
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
-        self._add(self._totals, sums, loss, batch)
+        add(self._totals, {**sums, "loss": loss}, batch)
         self._step.append(MicroBatch(batch_index, self.draw_seed, self.handed, labels, cells, loss.detach()))
         return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
-
-    def _add(
-        self, totals: dict[str, Tensor], sums: dict[str, Tensor], loss: Tensor | None, batch: dict[str, Tensor]
-    ) -> None:
-        row = {name: value.detach().double() for name, value in sums.items()}
-        row["labels"] = count_labels(batch["label_kinds"]).double()
-        if loss is not None:
-            row["loss"] = loss.detach().double()
-        if "cell_classes" in batch:
-            row["cells"] = (batch["cell_classes"] != IGNORE).sum().double()
-        for name, value in row.items():
-            totals[name] = totals[name] + value if name in totals else value
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's loss, accuracy, gradient norms and rates, and leave it out where it is not finite.
@@ -228,7 +213,7 @@ class VLModule(pl.LightningModule, ABC):
         """
         if self.rank_course is not None:
             self.rank_course.add_penalty()
-        totals, step = self._reduced(self._totals), self._step
+        totals, step = over_ranks(self._totals, self.trainer), self._step
         self._totals, self._step = {}, []
         logs = {f"train/{key}": value for key, value in self.means(totals).items()} | {"train/loss": totals["loss"]}
         logs |= self._gradient_norms(expected=bool(totals["labels"].sum()))
@@ -248,13 +233,6 @@ class VLModule(pl.LightningModule, ABC):
         if self.rank_course is not None and not self.finite.skipping:
             self.rank_course.after_step(self.trainer.global_step + 1)  # Lightning counts the step after this hook
 
-    def _reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.trainer.world_size == 1:
-            return totals
-        flat = self.trainer.strategy.reduce(torch.cat([value.flatten() for value in totals.values()]), reduce_op="sum")
-        parts = flat.split([value.numel() for value in totals.values()])
-        return {name: part.view_as(totals[name]) for name, part in zip(totals, parts, strict=True)}
-
     def means(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         """Log values (without prefix) from summed totals: the weighted loss and the accuracy."""
         labels, weights = totals["labels"], self.token_weights.double()
@@ -266,13 +244,7 @@ class VLModule(pl.LightningModule, ABC):
     def _gradient_norms(self, expected: bool) -> dict[str, float]:
         norms = gradient_norms(self.built)
         if self.trainer.global_step == 0 and expected:
-            # A first step of conversations without images leaves the other towers still.
-            dead = [tower for tower, norm in norms.items() if norm == 0 and (tower == "llm" or self._cells)]
-            if dead:
-                raise QcvlError(
-                    f"no gradient reaches {', '.join(dead)} at step 1 though stage={self.stage.number} trains it; "
-                    "check stage.towers, tuner.target_modules and that the batch has images"
-                )
+            require_gradients(norms, self.stage.number, images=self._cells > 0)
         total = sum(norm**2 for norm in norms.values()) ** 0.5
         return {"train/grad_norm": total} | {f"train/grad_norm/{tower}": norm for tower, norm in norms.items()}
 
@@ -283,7 +255,7 @@ class VLModule(pl.LightningModule, ABC):
     def validation_step(self, batch: dict[str, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Add one batch's sums; ranks may have different numbers of batches."""
         batch = self.rows.share(batch)
-        self._add(self._eval_totals.setdefault(dataloader_idx, {}), self.losses(batch), None, batch)
+        add(self._eval_totals.setdefault(dataloader_idx, {}), self.losses(batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and accuracy over every label token of all sources and ranks, and of several sources each its own.
