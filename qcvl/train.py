@@ -1,9 +1,10 @@
 """``python -m qcvl.train``: evaluate, train, evaluate again, and say where everything is."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -51,6 +52,12 @@ def train(cfg: DictConfig) -> float | None:
         return value
 
 
+def _of_any_device(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings without what a replay, which runs on one device under a name of its own, has of its own."""
+    named = {str(key): value for key, value in settings.items()}
+    return named | {"job": None, "sp_degree": 1, "trainer": {**named["trainer"], "strategy": None}}
+
+
 def make_again(run: "Run", cfg: DictConfig, folder: Path) -> None:
     """Replay one step of another run that was not finite; print and keep (``replay.txt``) which module made it."""
     from rich.console import Console
@@ -62,8 +69,7 @@ def make_again(run: "Run", cfg: DictConfig, folder: Path) -> None:
     before = saved_settings(folder)
     now = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(now, dict)  # a root is a mapping
-    same_job = {"job": before.get("job")}  # the replay's own only names its directory
-    if before and (others := differences(before, {str(key): value for key, value in now.items()} | same_job)):
+    if before and (others := differences(_of_any_device(before), _of_any_device(now))):
         console.print(f"replay: {others}", highlight=False, markup=False, soft_wrap=True)
     found = report(replay(run.module, run.trainer, folder))
     console.print(found, soft_wrap=True)

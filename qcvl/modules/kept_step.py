@@ -31,6 +31,7 @@ from qcvl.inference.sharding import gather_objects
 FOLDER = "nonfinite"  # in the run directory
 TRAINED, MODEL, CONFIG = "trained.safetensors", "model", "config.yaml"
 _OF_THE_RUN = ("hydra.run.dir=", "resume=", "job=", "batch_probe=")  # overrides that are not a replay's
+_OF_DEVICES = ("strategy=", "trainer.strategy", "trainer.devices=", "trainer.num_nodes=", "sp_degree=")  # it has one
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ def keep_step(module: Any, step: Sequence[MicroBatch]) -> str | None:
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if trainer.strategy.broadcast(bool(steps_in(folder.parent))) or (scaler is not None and not anyone):
         return None
+    trained = trainer.strategy.lightning_module_state_dict()  # of all ranks, which may hold parts
+    beyond_base = isinstance(module.built, peft.PeftModel) or module.init_from is not None
+    weights = module.saved_tensors() if beyond_base else None
     problem = None
     try:
         if saw or not anyone:
@@ -92,7 +96,7 @@ def keep_step(module: Any, step: Sequence[MicroBatch]) -> str | None:
             kept = KeptStep(trainer.global_step, trainer.global_rank, factor, samples_of(module, step), list(step))
             _write_rank(folder, kept, trainer.current_epoch)
         if trainer.is_global_zero:
-            _write_weights(folder, module)
+            _write_weights(folder, module, trained, weights)
     except (OSError, SafetensorError, CheckpointError) as error:
         problem = str(error)
     problems = [told for told in gather_objects([problem]) if told]  # also lets all wait for the last writer
@@ -104,14 +108,14 @@ def keep_step(module: Any, step: Sequence[MicroBatch]) -> str | None:
 
 
 def replay_command(folder: Path) -> str:
-    """The command that makes a kept step again: the run's own overrides, and ``replay=``."""
+    """The command that makes a kept step again, on one device: the run's own overrides, and ``replay=``."""
     source = folder.parents[1] / ".hydra" / "overrides.yaml"
     overrides = yaml.safe_load(source.read_text(encoding="utf-8")) if source.is_file() else []
-    own = [text for text in overrides if not text.lstrip("+").startswith(_OF_THE_RUN)]
+    own = [text for text in overrides if not text.lstrip("+").startswith((*_OF_THE_RUN, *_OF_DEVICES))]
     place = str(folder.resolve())
     if not re.fullmatch(r"[\w./-]+", place):  # in Hydra's grammar the rest has to be quoted
         place = "'" + place.replace("'", "\\'") + "'"
-    return shlex.join(["python", "-m", "qcvl.train", *own, "job=replay", f"replay={place}"])
+    return shlex.join(["python", "-m", "qcvl.train", *own, "strategy=single", "job=replay", f"replay={place}"])
 
 
 def read_ranks(folder: Path) -> list[KeptStep]:
@@ -171,15 +175,14 @@ def _write_rank(folder: Path, kept: KeptStep, epoch: int) -> None:
     (folder / f"rank-{kept.rank}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _write_weights(folder: Path, module: Any) -> None:
+def _write_weights(folder: Path, module: Any, trained: dict[str, Tensor], weights: dict[str, Tensor] | None) -> None:
     """The trained weights; of an adapter, or a run that started from a checkpoint, also all that is not in the base."""
-    trained = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    beyond_base = isinstance(module.built, peft.PeftModel) or module.init_from is not None
+    trained = {name: value.detach().cpu().contiguous() for name, value in trained.items()}
     model = folder / MODEL
     model.mkdir(parents=True, exist_ok=True)
-    check_free_space(folder, size_bytes(trained) + (size_bytes(module.saved_tensors()) if beyond_base else 0))
-    if beyond_base:
-        module.save(model)
+    check_free_space(folder, size_bytes(trained) + size_bytes(weights))
+    if weights is not None:
+        module.save(model, weights)
     else:
         module.processing.save(model)
         write_contract(module.contract, model)

@@ -29,3 +29,19 @@ def test_the_command_that_a_failed_run_prints_makes_its_first_bad_step_again(com
 
     others = command("train", *words[2:], "tuner=dora").error()
     assert re.search(r"replay: \d+ trained tensors are not those of", others)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_what_ranks_hold_in_parts_is_kept_whole_and_made_again_by_one(command, small_run, tmp_path, strategy):
+    far_too_fast = ("stage.rates.adapter=1e30", "stage.rates.full=1e30", "trainer.gradient_clip_val=null")
+    two = (f"strategy={strategy}", "trainer.devices=2", "data.batch_size=2")
+    run = tmp_path / "run"
+    ended = command("train", *small_run, *two, "data.val_generate=0", *far_too_fast, f"hydra.run.dir={run}")
+    assert ended.code != 0 and "3 optimizer steps in a row" in ended.output
+    words = shlex.split(re.search(r"which module made it: (.*)", ended.output)[1])
+    again = command("train", *words[3:])
+    assert again.code == 0, again.output
+    assert "settings differ" not in again.output
+    assert re.search(r"first not finite: the ([\w ]+) of (model\.|loss)", again.output), again.output

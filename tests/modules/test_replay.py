@@ -57,7 +57,7 @@ def again(make_module, make_trainer, tmp_path):
 def test_a_weight_that_makes_the_loss_no_number_is_found_again(spoiled, again, scenes):
     spoil, folder, told = spoiled(f"model.{DOWN}.weight", math.inf)
     assert [path.name for path in folder.iterdir()] == ["step-2"]  # the first of the two
-    assert str(folder / "step-2") in told and "python -m qcvl.train job=replay replay=" in told
+    assert str(folder / "step-2") in told and "python -m qcvl.train strategy=single job=replay replay=" in told
     kept = load_file(folder / "step-2/trained.safetensors")
     assert kept.keys() == spoil.before.keys()
     assert all(torch.equal(kept[name], value) for name, value in spoil.before.items())
