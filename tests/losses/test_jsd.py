@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcvl.losses import jsd
-from qcvl.losses.jsd import Head, divergence
+from qcvl.losses.jsd import Head, divergence, most_likely
 
 BETAS = [0.0, 0.1, 0.5, 0.9, 1.0]
 
@@ -165,3 +165,75 @@ def test_under_autocast_it_is_near_what_it_is_in_float32():
     for rough, exact in zip(torch.autograd.grad(half, student), torch.autograd.grad(full, student), strict=True):
         assert rough.dtype == torch.float32
         torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.05)
+
+
+def top_by_definition(student: torch.Tensor, teacher: torch.Tensor, k: int, beta: float, temperature: float):
+    """The divergence of each position over the teacher's ``k`` likeliest tokens and the sum of the rest."""
+    p, q = (values.div(temperature).softmax(-1) for values in (student, teacher))
+    order = q.argsort(descending=True)
+    p, q = (
+        torch.cat([x.gather(-1, order)[:, :k], x.gather(-1, order)[:, k:].sum(-1, keepdim=True)], -1) for x in (p, q)
+    )
+    return by_definition(p.log(), q.log(), beta, 1.0)
+
+
+def top_divergence(student: Head, teacher: Head, k: int, beta: float, temperature: float = 1.0, chunk: int = 3):
+    top = most_likely(teacher, k, temperature=temperature, chunk=chunk)
+    return divergence(student, top, beta=beta, temperature=temperature, chunk=chunk)
+
+
+@given(st.integers(0, 9999), st.integers(1, 22), st.sampled_from([*BETAS, 0.3]), st.floats(0.5, 4))
+def test_of_a_few_tokens_it_equals_the_definition_in_float64_and_so_do_the_gradients(seed, k, beta, temperature):
+    student, teacher = make_heads(seed)
+    expected = top_by_definition(logits(student), logits(teacher), k, beta, temperature).sum()
+    wanted = torch.autograd.grad(expected, student)
+    found = top_divergence(student, teacher, k, beta, temperature)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    for gradient, reference in zip(torch.autograd.grad(3 * found, student), wanted, strict=True):
+        torch.testing.assert_close(gradient, 3 * reference, rtol=1e-4, atol=1e-4)
+
+
+@given(st.integers(0, 9999), st.sampled_from(BETAS))
+def test_of_a_few_tokens_it_grows_with_their_number_up_to_the_whole_one(seed, beta):
+    student, teacher = make_heads(seed)
+    values = [top_divergence(student, teacher, k, beta).item() for k in (1, 2, 5, 12, 22, 23, 1000)]
+    whole = divergence(student, teacher, beta=beta, temperature=1.0, chunk=3).item()
+    assert all(low <= high + 1e-4 for low, high in zip(values, values[1:], strict=False))
+    assert values[4:] == pytest.approx([whole] * 3, rel=1e-4)
+    assert 0 <= values[0] < whole
+
+
+@given(st.integers(0, 9999), st.integers(1, 30), st.sampled_from(BETAS))
+def test_equal_heads_have_none_of_a_few_tokens_either(seed, k, beta):
+    student, _ = make_heads(seed)
+    found = top_divergence(student, Head(*(part.detach() for part in student)), k, beta)
+    assert found.item() == pytest.approx(0, abs=1e-4)
+    assert max(gradient.abs().max().item() for gradient in torch.autograd.grad(found, student)) < 1e-4
+
+
+def test_a_rest_that_is_hardly_possible_still_counts_exactly():
+    teacher = Head(torch.tensor([[1.0]]), torch.tensor([[40.0], [0.0], [-1.0]]))
+    student = Head(torch.tensor([[1.0]]), torch.tensor([[0.0], [20.0], [0.0]]))
+    top = most_likely(teacher, 1, temperature=1.0, chunk=8)
+    rest = math.log(1 + math.exp(-1)) - 40
+    assert top.log_probabilities[0].tolist() == pytest.approx([-math.exp(rest), rest])
+    found = divergence(student, top, beta=1.0, temperature=1.0, chunk=8)
+    assert found.item() == pytest.approx(kl(*(logits(x).softmax(-1) for x in (student, teacher))).item(), rel=0.02)
+
+
+def test_of_few_tokens_no_log_probabilities_of_more_than_a_chunk_exist_either(monkeypatch):
+    student, teacher = make_heads(5, tokens=64, vocabulary=50)
+    shapes, original = [], jsd._log_probabilities
+
+    def watch(values, temperature):
+        shapes.append(values.shape)
+        return original(values, temperature)
+
+    monkeypatch.setattr(jsd, "_log_probabilities", watch)
+    top_divergence(student, teacher, 4, 0.5, chunk=8)
+    assert set(shapes) == {(8, 50)} and len(shapes) == 16
+
+
+def test_of_few_tokens_no_position_is_no_divergence():
+    student, teacher = make_heads(6, tokens=0)
+    assert top_divergence(student, teacher, 4, 0.5).item() == 0
