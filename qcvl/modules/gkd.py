@@ -1,24 +1,30 @@
 """Generalized knowledge distillation: cross-entropy on the data's answers, nearness to a teacher on anyone's."""
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from qcvl.checkpoints.adapters import init_from
+from qcvl.checkpoints.fingerprint import fingerprint
 from qcvl.errors import CheckpointError
+from qcvl.inference.sharding import gather_objects
 from qcvl.log import get_logger
-from qcvl.losses.jsd import Head, divergence
+from qcvl.losses.jsd import Head, Top, divergence, most_likely
+from qcvl.models.folders import find_folder
 from qcvl.models.forward import Seen, hidden_states, look, normalised, unwrap
-from qcvl.models.settings import at_path
+from qcvl.models.settings import ModelSpec, at_path
 from qcvl.modules.base import VLModule
 from qcvl.modules.rollout import Author, author_of, draw_answers
 from qcvl.modules.settings import GKD
 from qcvl.modules.sft import answer_loss, before_labels
-from qcvl.modules.teacher import Teacher, frozen_copy, require_same_words, teacher_of, teacher_of_itself
+from qcvl.modules.teacher import Teacher, frozen_copy, require_same_words, teacher_of, teacher_of_itself, weights_mark
+from qcvl.modules.teacher_cache import TeacherCache, label_counts, sample_keys
 from qcvl.modules.visual_targets import features_distance, require_targets
 from qcvl.tuning.freezing import held_modules
 
@@ -43,6 +49,8 @@ class GKDModule(VLModule):
         super().__init__(**parts)
         self.gkd = settings
         self.teacher: Teacher | None = None
+        self.teacher_mark: str | None = None  # of the weights of a teacher that is the student as it was
+        self.cache: TeacherCache | None = None
         self.targets: dict[str, float] = {}
         visual = settings.visual_kd
         if visual["enabled"]:
@@ -57,21 +65,45 @@ class GKDModule(VLModule):
     def configure_model(self) -> None:
         """Build the tuned model, and its teacher where one is asked anything.
 
+        A teacher at a path whose words are cached is loaded once a word is missing.
+
         Raises:
             ConfigError: for visual targets that cannot move, or that the teacher has in other shapes.
         """
         super().configure_model()
-        if self.teacher is None and (self.gkd.llm_kd_weight or self.targets):
-            self.teacher = self._find_teacher()
-            require_targets(self.targets, self.built, self.teacher.model)
+        waits = self._caches and self.gkd.teacher != "self" and not self.targets
+        if self._teaches and not waits:
+            require_targets(self.targets, self.built, self._present_teacher().model)
+
+    @property
+    def _teaches(self) -> bool:
+        return self.gkd.llm_kd_weight > 0 or bool(self.targets)
+
+    @property
+    def _caches(self) -> bool:
+        return self.gkd.teacher_cache is not None and self.gkd.llm_kd_weight > 0
+
+    def _present_teacher(self) -> Teacher:
+        """The teacher, loaded now where it is not yet."""
+        if self.teacher is None:
+            self._hold_to(self._find_teacher())
+        assert self.teacher is not None
+        return self.teacher
+
+    def _hold_to(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        if self._caches and self.gkd.teacher == "self":  # now, before a strategy shards the weights
+            self.teacher_mark = weights_mark(teacher.model)
 
     def _find_teacher(self) -> Teacher:
-        path, dtype = self.gkd.teacher, self.gkd.teacher_dtype
-        if path == "self":
+        if self.gkd.teacher == "self":
             return teacher_of_itself(self.built, self._teacher_dtype, **self._teacher_options)
-        spec = at_path(self.spec, path)
-        spec = spec if dtype is None else replace(spec, dtype=dtype)
-        return teacher_of(spec.load_model(), self.built, **self._teacher_options)
+        return teacher_of(self._teacher_spec.load_model(), self.built, **self._teacher_options)
+
+    @property
+    def _teacher_spec(self) -> ModelSpec:
+        spec, dtype = at_path(self.spec, self.gkd.teacher), self.gkd.teacher_dtype
+        return spec if dtype is None else replace(spec, dtype=dtype)
 
     @property
     def _teacher_dtype(self) -> torch.dtype | None:
@@ -90,23 +122,26 @@ class GKDModule(VLModule):
         """
         pixels = normalised(batch["pixel_values"], self.processing.family)
         row = {**batch, "pixel_values": pixels, "segments": tuple(batch["segments"].tolist())}
-        asked = self.teacher if self.training or self.gkd.eval_kd else None
-        author = self._author()
-        told, lesson = (None, None) if asked is None else self._ask(asked, row, author)
+        asked = self._teaches and (self.training or self.gkd.eval_kd)
+        told: Seen | None = None
+        lesson: Lesson | None = None
+        if asked:
+            told, lesson = self._learn(batch, row)
         seen = self._look(row, told)
         states = hidden_states(self.built, row, seen=seen).states
         sums = answer_loss(self.built, states, batch["labels"], batch["label_kinds"])
-        if asked is None or told is None:
+        if not asked:
             return sums
         if self.gkd.llm_kd_weight:
-            if lesson is None:  # the student writes, now that it has seen the images
+            if lesson is None and told is not None:  # the student writes, now that it has seen the images
                 drawn = self._draw(self.built, row, seen)
-                with asked.asked(self.device) as teacher:
+                with self._present_teacher().asked(self.device) as teacher:
                     lesson = self._hear(teacher, drawn, told)
+            assert lesson is not None
             if lesson.row is not row:
                 states = hidden_states(self.built, lesson.row, seen=seen).states
             sums["llm_kd_sum"] = self._divergence(states, lesson) * self._share(row, lesson)
-        if self.targets:
+        if self.targets and told is not None:
             distance = self.gkd.visual_kd["distance"]
             sums["cells"] = torch.tensor(len(seen.merged), device=self.device)
             sums["vision_kd_sum"] = features_distance(seen, told, self.targets, distance) * len(seen.merged)
@@ -119,11 +154,46 @@ class GKDModule(VLModule):
             return "data"
         return author_of(self.seed, self.step_number, settings.lmbda, seq_kd=settings.seq_kd)
 
-    def _ask(self, asked: Teacher, row: dict[str, Any], author: Author) -> tuple[Seen, "Lesson | None"]:
+    def _learn(self, batch: dict[str, Tensor], row: dict[str, Any]) -> tuple[Seen | None, "Lesson | None"]:
+        """What the teacher sees, and says; it is not asked where all that is needed of it is in its cache."""
+        if not self._caches:
+            return self._ask(row, self._author())
+        cache, keys = self._opened_cache(), sample_keys(batch, self.processing.family.merge_size)
+        # Ranks ask together: those that hold parts of a teacher wait for one another. Validation holds it whole.
+        missing = bool(cache.missing(keys))
+        if any(gather_objects([missing])) if self.training else missing:
+            told, lesson = self._ask(row, "data")
+            assert lesson is not None and isinstance(lesson.said, Top)
+            cache.add(keys, label_counts(batch), lesson.said)
+            return told, lesson
+        seen_by_teacher = self._ask(row, None)[0] if self.targets else None
+        return seen_by_teacher, Lesson(row, cache.read(keys, self.device))
+
+    def _opened_cache(self) -> TeacherCache:
+        if self.cache is None:
+            settings, path, of_itself = self.gkd, self.gkd.teacher, self.gkd.teacher == "self"
+            assert settings.teacher_cache is not None and settings.top_k is not None
+            header = {
+                "teacher": self.teacher_mark if of_itself else fingerprint(find_folder(path, weights=True)),
+                "dtype": None if of_itself else self._teacher_spec.dtype,
+                "context_factor": self.spec.context_factor,
+                "vocabulary": self._words,
+                "kd_temperature": settings.kd_temperature,
+            }
+            k = min(settings.top_k, self._words - 1)
+            self.cache = TeacherCache(Path(settings.teacher_cache), header, k=k, rank=self.global_rank)
+        return self.cache
+
+    def on_fit_start(self) -> None:
+        """Refuse another teacher's cache before the first step."""
+        if self._caches:
+            self._opened_cache()
+
+    def _ask(self, row: dict[str, Any], author: Author | None) -> tuple[Seen, "Lesson | None"]:
         """What the teacher sees, and what it says of the data's answers or of its own; None of the student's."""
-        with asked.asked(self.device) as teacher:
+        with self._present_teacher().asked(self.device) as teacher:
             told = look(teacher, row["pixel_values"], row["image_grid_thw"], keep_blocks=True)
-            if author == "student" or not self.gkd.llm_kd_weight:
+            if author in ("student", None) or not self.gkd.llm_kd_weight:
                 return told, None
             return told, self._hear(teacher, row if author == "data" else self._draw(teacher, row, told), told)
 
@@ -142,15 +212,27 @@ class GKDModule(VLModule):
 
     def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> "Lesson":
         states = hidden_states(teacher, row, seen=told).states
-        head = unwrap(teacher).get_output_embeddings().weight.detach()
-        return Lesson(row, Head(states[0, before_labels(row["label_kinds"])], head))
+        said = self._head(teacher, states, row)
+        said = Head(said.hidden, said.weight.detach())
+        k, temperature = self.gkd.top_k, self.gkd.kd_temperature
+        return Lesson(row, said if k is None else most_likely(said, k, temperature=temperature, chunk=CHUNK))
 
     def _divergence(self, states: Tensor, lesson: "Lesson") -> Tensor:
-        weight, teachers = unwrap(self.built).get_output_embeddings().weight, lesson.said.weight
-        words = min(len(weight), len(teachers))  # families pad the rows of one vocabulary to different numbers
-        student = Head(states[0, before_labels(lesson.row["label_kinds"])], weight[:words])
-        teacher = Head(lesson.said.hidden, teachers[:words])
-        return divergence(student, teacher, beta=self.gkd.beta, temperature=self.gkd.kd_temperature, chunk=CHUNK)
+        student, settings = self._head(self.built, states, lesson.row), self.gkd
+        return divergence(student, lesson.said, beta=settings.beta, temperature=settings.kd_temperature, chunk=CHUNK)
+
+    def _head(self, model: nn.Module, states: Tensor, row: dict[str, Any]) -> Head:
+        weight = unwrap(model).get_output_embeddings().weight
+        return Head(states[0, before_labels(row["label_kinds"])], weight[: self._words])
+
+    @cached_property
+    def _words(self) -> int:
+        """Rows that both heads have: families pad those of one vocabulary to different numbers."""
+        own = len(unwrap(self.built).get_output_embeddings().weight)
+        if self.gkd.teacher == "self":
+            return own
+        config = AutoConfig.from_pretrained(find_folder(self.gkd.teacher, weights=False), local_files_only=True)
+        return min(own, config.get_text_config().vocab_size)
 
     def _share(self, row: dict[str, Any], lesson: "Lesson") -> Tensor | float:
         """Labels of the data for each label of the answers, over all ranks: 1 where they are the same."""
@@ -204,11 +286,11 @@ class GKDModule(VLModule):
             )
         model = self.spec.load_model()
         first = init_from(model, self.tuner, self.stage.towers, Path(start), held_modules(model, self.stage))
-        self.teacher = teacher_of(frozen_copy(first, self._teacher_dtype), self.built, **self._teacher_options)
+        self._hold_to(teacher_of(frozen_copy(first, self._teacher_dtype), self.built, **self._teacher_options))
 
 
 class Lesson(NamedTuple):
     """A row with answers, and what the teacher says at their labels."""
 
     row: dict[str, Any]
-    said: Head
+    said: Head | Top

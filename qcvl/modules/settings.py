@@ -112,6 +112,11 @@ class GKD(Objective):
     ``beta`` and ``kd_temperature`` are those of ``losses.jsd.divergence``; ``beta=0`` is the full
     ``KL(teacher || student)``, and ``llm_kd_weight=0`` is how the divergence is left out.
 
+    With ``top_k`` it is taken on the teacher's ``k`` most likely tokens and the rest as one outcome (see
+    ``losses.jsd``). ``teacher_cache`` is a folder where what the teacher says of these is kept by sample, ``8 k + 4``
+    bytes a label, so that it is asked once about a sample, in this run and in others (see ``modules.teacher_cache``);
+    a sample that was augmented differently is another one.
+
     The divergence is taken on answers: a share ``lmbda`` of steps on those the student draws, the others on those of
     the teacher with ``seq_kd`` and of the data set without. Which, is a function of (seed, step). Answers are drawn at
     ``temperature`` and have at most ``max_completion_length`` tokens. The cross-entropy is always that of the data set.
@@ -126,6 +131,8 @@ class GKD(Objective):
     sft_alpha: Annotated[float, Field(ge=0)]
     llm_kd_weight: Annotated[float, Field(ge=0)]
     kd_temperature: PositiveFloat
+    top_k: PositiveInt | None
+    teacher_cache: str | None
     lmbda: Annotated[float, Field(ge=0, le=1)]
     seq_kd: bool
     temperature: Annotated[float, Field(ge=0)]
@@ -139,6 +146,12 @@ class GKD(Objective):
             raise ConfigError(
                 "objective: sft_alpha and llm_kd_weight are 0 and visual_kd is off, which trains nothing; give one a "
                 "weight"
+            )
+        if self.teacher_cache is not None and (self.top_k is None or self.lmbda or self.seq_kd):
+            raise ConfigError(
+                f"objective.teacher_cache={self.teacher_cache}: it keeps the teacher's top_k tokens for the data's own "
+                f"answers; found top_k={self.top_k}, lmbda={self.lmbda}, seq_kd={self.seq_kd}; use "
+                "objective=gkd_forward_only objective.top_k=64, or teacher_cache=null"
             )
 
     def setup(self, **parts: Any) -> "GKDModule":

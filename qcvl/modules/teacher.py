@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
+from qcvl.checkpoints.fingerprint import fingerprint
 from qcvl.errors import ConfigError
 from qcvl.inference.hf import evaluating
 from qcvl.models.forward import unwrap
@@ -63,6 +64,13 @@ def teacher_of(model: nn.Module, student: nn.Module, *, offload: bool, speaks: b
     """Another model, frozen; ``speaks`` False leaves the language model out."""
     model.requires_grad_(False)
     return Teacher(model if speaks else _without_language(model), student, offload=offload)
+
+
+def weights_mark(model: nn.Module) -> str:
+    """The fingerprint of a model's weights without its adapters, the same however these are called in it."""
+    added = (model.base_model.prefix, ".modules_to_save.") if isinstance(model, PeftModel) else ()
+    weights = model.named_parameters()
+    return fingerprint({base_name(name): value for name, value in weights if not any(part in name for part in added)})
 
 
 def require_same_words(student: Processing, teacher: Processing, path: str) -> None:
