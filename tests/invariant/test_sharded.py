@@ -137,3 +137,16 @@ def test_a_teacher_of_itself_teaches_sharded_ranks_what_it_teaches_one_process(c
     assert_same(rows(tmp_path / "two"), expected)
     assert any(row.get("train/llm_kd_loss") for row in expected)
     assert any(row.get("train/vision_kd_loss") for row in expected)
+
+
+def test_sharded_ranks_of_which_some_recall_what_their_teacher_said_have_the_same_losses(command, small_run, tmp_path):
+    # The teacher is the sharded model: a rank that asked it alone would wait for ever.
+    cache = tmp_path / "cache"
+    taught = ("objective=gkd_forward_only", "objective.top_k=8", f"objective.teacher_cache={cache}", "tuner=lora")
+    for name in ("first", "second"):
+        done = command("train", *small_run, *taught, *FSDP, "trainer.max_steps=3", f"hydra.run.dir={tmp_path / name}")
+        assert done.code == 0, done.output
+        assert files(cache) == ["header.json", *(f"rank-{r}.{kind}" for r in (0, 1) for kind in ("index", "words"))]
+        for file in cache.glob("rank-1.*"):
+            file.unlink()
+    assert_same(rows(tmp_path / "second"), rows(tmp_path / "first"))

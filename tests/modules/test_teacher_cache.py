@@ -1,21 +1,24 @@
 """What a teacher said, on disk: equal to asking it, asked once, whole after a kill, and never another's."""
 
-import json
 import os
 
 import numpy as np
 import pytest
 import torch
 
+from qcvl.callbacks.checkpoint import TRAINER_STATE, HFCheckpoint
 from qcvl.data.batch import collate
 from qcvl.errors import ConfigError
 from qcvl.losses.jsd import Top
 from qcvl.models.forward import unwrap
+from qcvl.models.settings import ModelSpec
 from qcvl.modules.settings import GKD
 from qcvl.modules.teacher_cache import TeacherCache, label_counts, sample_keys
 from tests.conftest import choice
 
-pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The '.*_dataloader' does not have many workers", "ignore:Checkpoint dir"
+)
 HEADER, KEYS = {"teacher": "a"}, ["0" * 32, "1" * 32, "2" * 32]
 CPU = torch.device("cpu")
 
@@ -168,8 +171,8 @@ def gkd(**changes) -> GKD:
 def make(make_module, lora):
     """``make(**settings)``: a built module that is away from its teacher, always by the same."""
 
-    def build(tuner="lora", **settings):
-        module = make_module(objective=gkd(**settings), tuner=lora() if tuner == "lora" else None)
+    def build(tuner="lora", model=None, **settings):
+        module = make_module(objective=gkd(**settings), tuner=lora() if tuner == "lora" else None, model=model)
         module.configure_model()
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -183,8 +186,10 @@ def make(make_module, lora):
 
 @pytest.fixture
 def other(small_model, processing, tmp_path):
-    """The folder of another model, whose head has rows for fewer words than the student's."""
-    small_model(seed=5).load_model().save_pretrained(tmp_path / "other")
+    """The folder of another model, whose head is padded to more rows."""
+    model = small_model(seed=5).load_model()
+    model.resize_token_embeddings(model.config.text_config.vocab_size + 8)
+    model.save_pretrained(tmp_path / "other")
     processing.save(tmp_path / "other")
     return tmp_path / "other"
 
@@ -250,6 +255,21 @@ def test_a_teacher_at_a_path_is_loaded_once_something_is_missing(make, packed, b
     assert with_features.teacher is not None
 
 
+def test_heads_padded_to_different_numbers_of_rows_are_compared_where_both_have_them(
+    make, small_model, processing, packed, other, tmp_path
+):
+    small_model().load_model().save_pretrained(tmp_path / "one")
+    processing.save(tmp_path / "one")
+    for student, teacher in (("one", "other"), ("other", "one")):
+        model = ModelSpec(**choice("model/tiny.yaml") | {"path": str(tmp_path / student), "min_cells": 1})
+        settings = {"model": model, "teacher": str(tmp_path / teacher)}
+        whole = make(**settings, top_k=None).losses(packed)["llm_kd_sum"].item()
+        for _ in range(2):  # filled, and recalled
+            module = make(**settings, top_k=9999, teacher_cache=str(tmp_path / f"of-{teacher}"))
+            assert module.losses(packed)["llm_kd_sum"].item() == pytest.approx(whole, rel=1e-4)
+        assert module.teacher is None
+
+
 def test_a_cache_of_other_weights_is_refused_and_of_the_same_ones_taken_by_every_tuner(make, packed, other, tmp_path):
     cache = {"teacher_cache": str(tmp_path / "c")}
     make("lora", **cache).losses(packed)
@@ -287,31 +307,51 @@ def test_fewer_tokens_make_a_smaller_divergence(make, packed):
 
 @pytest.fixture
 def train(make_module, make_datamodule, make_data, make_trainer, lora, descent, tmp_path):
-    """``train(name, …)``: the module after its epochs over four records in two steps each, vision still."""
+    """``train(name, …)``: how often a language model read in two epochs of two steps, over four records."""
 
-    def run(name, *, epochs=2, trainer=None, **settings):
+    def run(name, *, steps=-1, resume=None, **settings):
         data = make_data(
             train={"en": make_data.source("en.jsonl")}, val=None, sample_limit=4, batch_size=2, sampling="dense"
         )
         module = make_module(objective=gkd(**settings), tuner=lora(init="random"), **descent(0.05))
         module.configure_model()
-        module.asked = 0 if module.teacher is None else Calls(unwrap(module.teacher.model).model.language_model)
-        changes = {"gradient_clip_val": None, "max_epochs": epochs, "max_steps": -1} | (trainer or {})
-        make_trainer(tmp_path / name, **changes).fit(module, make_datamodule(data=data))
-        return module
+        reads = Calls(unwrap(module.teacher.model).model.language_model)
+        saving = HFCheckpoint(dirpath=str(tmp_path / name / "checkpoints"), every_n_train_steps=1, keep_last=9)
+        changes = {"max_epochs": 2, "max_steps": steps, "enable_checkpointing": True, "callbacks": [saving]}
+        trainer = make_trainer(tmp_path / name, gradient_clip_val=None, **changes)
+        state = str(tmp_path / resume / TRAINER_STATE) if resume else None
+        trainer.fit(module, make_datamodule(data=data), ckpt_path=state, weights_only=True if resume else None)
+        return reads.count
 
     return run
 
 
-def test_the_second_epoch_and_the_next_run_ask_nothing_and_have_the_same_losses(train, logged, tmp_path):
-    plain = train("plain")
-    steps = len(logged("train/llm_kd_loss", tmp_path / "plain"))
-    assert (steps, plain.asked.count) == (4, 8)  # the student is its own teacher: both read in each step
-    for name, asked in (("filling", 2), ("recalling", 0)):
-        assert train(name, teacher_cache=str(tmp_path / "c")).asked.count == 4 + asked
+@pytest.fixture
+def assert_same_steps(logged, tmp_path):
+    """``assert_same_steps(one, other)``: what two runs logged is equal; one that goes on has the earlier rows too."""
+
+    def check(one, other):
         for key in ("loss", "llm_kd_loss", "grad_norm"):
-            one, two = (logged(f"train/{key}", tmp_path / run) for run in ("plain", name))
-            assert two == pytest.approx(one, rel=1e-5), key
-    assert set(json.loads((tmp_path / "c" / "header.json").read_text())) == {
-        "version", "teacher", "dtype", "context_factor", "vocabulary", "kd_temperature", "k",
-    }  # fmt: skip
+            expected, found = (logged(f"train/{key}", tmp_path / run) for run in (one, other))
+            assert len(expected) == 4 and found == pytest.approx(expected, rel=1e-5), key
+
+    return check
+
+
+def test_the_second_epoch_and_the_next_run_ask_nothing_and_have_the_same_losses(train, assert_same_steps, tmp_path):
+    cache = str(tmp_path / "c")
+    assert train("plain") == 4 + 4  # the student is its own teacher: both read in each step
+    assert train("filling", teacher_cache=cache) == 4 + 2
+    assert train("recalling", teacher_cache=cache) == 4
+    for name in ("filling", "recalling"):
+        assert_same_steps("plain", name)
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(train, assert_same_steps, tmp_path):
+    train("whole", teacher_cache=str(tmp_path / "a"))
+    cache = tmp_path / "b"
+    assert train("killed", teacher_cache=str(cache), steps=1) == 2
+    os.truncate(cache / "rank-0.index", (cache / "rank-0.index").stat().st_size - 3)
+    assert train("resumed", teacher_cache=str(cache), resume="killed/checkpoints/step-1") <= 3 + 2
+    assert_same_steps("whole", "resumed")
+    assert train("again", teacher_cache=str(cache)) == 4
