@@ -255,6 +255,15 @@ def test_a_teacher_at_a_path_is_loaded_once_something_is_missing(make, packed, b
     assert with_features.teacher is not None
 
 
+def test_a_teacher_first_asked_in_validation_is_of_use_in_training(make, packed, batches, other, tmp_path):
+    module = make(teacher=str(other), teacher_cache=str(tmp_path / "c"), eval_kd=True)
+    with torch.inference_mode():
+        module.eval().losses(batches[0])
+    assert module.teacher is not None
+    found = learned(module.train(), packed)
+    torch.testing.assert_close(found, learned(make(teacher=str(other)), packed))
+
+
 def test_heads_padded_to_different_numbers_of_rows_are_compared_where_both_have_them(
     make, small_model, processing, packed, other, tmp_path
 ):
