@@ -113,9 +113,19 @@ def _area_of(shape: Shape) -> shapely.Geometry:
 
 
 def _buffered(line: ShapeLike, radius: float) -> shapely.Geometry:
-    """The area within ``radius`` pixels of a polyline; a polyline of one repeated point gives a disc."""
+    """The area within ``radius`` pixels of a polyline; a polyline of one repeated point gives a disc.
+
+    A line that ends where it began is widened segment by segment: GEOS takes it for a ring, and loses parts of one that
+    is smaller than the radius.
+    """
     points = line.points if isinstance(line, Shape) else as_points(line)
-    spine = shapely.points(points[0]) if np.all(points == points[0]) else shapely.linestrings(points)
+    if np.all(points == points[0]):
+        spine = shapely.points(points[0])
+    elif np.all(points[0] == points[-1]):
+        segments = np.stack([points[:-1], points[1:]], axis=1)
+        spine = shapely.multilinestrings(segments[(segments[:, 0] != segments[:, 1]).any(axis=1)])
+    else:
+        spine = shapely.linestrings(points)
     return shapely.buffer(spine, radius, quad_segs=QUARTER_CIRCLE_SEGMENTS)
 
 
