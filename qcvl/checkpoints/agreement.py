@@ -9,6 +9,7 @@ from qcvl.errors import CheckpointError
 from qcvl.models.folders import read_json
 from qcvl.models.spec import Processing
 
+AS_STARTED = "resume with the run's own stage and tuner, or start a new run from its weights with stage.init_from="
 REMEDY = "set model to what the checkpoint was trained from"
 
 
@@ -53,8 +54,17 @@ def require_same_text(folder: Path, processing: Processing, setting: str) -> Non
         )
 
 
-def require_same_tensors(saved: Mapping[str, Any], own: Mapping[str, Any], step: int) -> None:
-    """Compare names and shapes of the trained tensors of ``step`` with those that a resumed run trains.
+def require_same_tensors(
+    saved: Mapping[str, Any], own: Mapping[str, Any], *, setting: str, of: object, remedy: str
+) -> None:
+    """Compare names and shapes of trained tensors that were saved with those that this run trains.
+
+    Args:
+        saved: tensors by name.
+        own: those of this run.
+        setting: the setting that named the saved ones, for messages, as ``of`` and ``remedy`` are.
+        of: what they were saved of.
+        remedy: what to do.
 
     Raises:
         CheckpointError: naming the first difference.
@@ -63,7 +73,6 @@ def require_same_tensors(saved: Mapping[str, Any], own: Mapping[str, Any], step:
     if differ := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
         name = differ[0]
         raise CheckpointError(
-            f"resume: {len(differ)} trained tensors are not those of step {step}, first {name}: {before.get(name)} "
-            f"in the checkpoint, {now.get(name)} now; resume with the stage and tuner the run was "
-            "started with, or start a new run from its weights with stage.init_from="
+            f"{setting}: {len(differ)} trained tensors are not those of {of}, first {name}: {before.get(name)} "
+            f"in the checkpoint, {now.get(name)} now; {remedy}"
         )

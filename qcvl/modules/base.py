@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qcvl.checkpoints.adapters import init_from, saved_tensors, write_model
-from qcvl.checkpoints.agreement import require_same_tensors
+from qcvl.checkpoints.agreement import AS_STARTED, require_same_tensors
 from qcvl.checkpoints.contract import Contract, write_contract
 from qcvl.checkpoints.snapshot import size_bytes
 from qcvl.data.label_kinds import LABEL_KINDS
@@ -288,7 +288,8 @@ class VLModule(pl.LightningModule, ABC):
         Raises:
             CheckpointError: naming the first difference.
         """
-        require_same_tensors(checkpoint["state_dict"], self.state_dict(), checkpoint["global_step"])
+        of = f"step {checkpoint['global_step']}"
+        require_same_tensors(checkpoint["state_dict"], self.state_dict(), setting="resume", of=of, remedy=AS_STARTED)
         self.finite.load_state_dict(checkpoint["finite_steps"])
         self._saved_ranks = checkpoint["rank_course"]
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from qcvl.checkpoints.agreement import require_same_tensors
 from qcvl.checkpoints.contract import write_contract
 from qcvl.checkpoints.folder import STEP, check_free_space, steps_in
 from qcvl.checkpoints.snapshot import size_bytes
@@ -146,14 +147,8 @@ def load_trained(module: Any, folder: Path) -> None:
         saved = load_file(folder / TRAINED)
     except SafetensorError as error:
         raise CheckpointError(f"replay: {folder / TRAINED} cannot be read ({error}); copy the folder again") from None
-    own = {name: value.shape for name, value in module.state_dict().items()}
-    if differ := sorted(
-        n for n in saved.keys() | own.keys() if n not in own or n not in saved or saved[n].shape != own[n]
-    ):
-        raise CheckpointError(
-            f"replay: {len(differ)} trained tensors are not those of {folder}, first {differ[0]}; use the stage, tuner "
-            "and model of the run, as its own replay command does"
-        )
+    remedy = "use the stage, tuner and model of the run, as its own replay command does"
+    require_same_tensors(saved, module.state_dict(), setting="replay", of=folder, remedy=remedy)
     module.load_state_dict(saved, strict=False)
 
 

@@ -31,7 +31,9 @@ def gathered(state: Any) -> Any:
             return copies[place]
         if isinstance(value, dict):
             pairs = ((key, item, gather(item)) for key, item in value.items())
-            return type(value)((key, whole) for key, item, whole in pairs if not (whole is None and _sharded(item)))
+            return type(value)(
+                (key, whole) for key, item, whole in pairs if not (whole is None and isinstance(item, DTensor))
+            )
         return type(value)(map(gather, value)) if type(value) in (list, tuple) else value
 
     return gather(state)
@@ -100,7 +102,3 @@ def release_weights(module: FSDPModule, reshard_after_forward: bool) -> None:
 
 def _parts(module: nn.Module) -> Iterator[FSDPModule]:
     return (part for part in module.modules() if isinstance(part, FSDPModule))
-
-
-def _sharded(value: Any) -> bool:
-    return isinstance(value, DTensor)
