@@ -37,8 +37,9 @@ demo: install
 test: install
 	$(PY) -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
+# Two at a time where there are two cores: most of them are one process each, some two.
 slow: install
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m slow --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Apart from the others: where bitsandbytes is installed, peft imports it, and each start takes 3 s longer.
 quant: install

@@ -233,7 +233,7 @@ def make_module(small_model, processing, prompts):
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """``make_trainer(**changes)``: a silent CPU Trainer that logs each step to ``trainer.rows``."""
+    """``make_trainer(**changes)``: a silent CPU Trainer that logs each step to ``logging.jsonl``."""
     import lightning.pytorch as pl
 
     from qcvl.callbacks.jsonl_logger import JsonlLogger

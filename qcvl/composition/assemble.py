@@ -89,19 +89,25 @@ def _refuse_experts(settings: Train, model_type: str) -> None:
 
 
 def _callbacks(settings: Train) -> "list[pl.Callback]":
-    """The callbacks, a batch probe first where one is asked for.
+    """The callbacks, after a batch probe and a look at compiled blocks where these are asked for.
 
     Without ``trainer.enable_progress_bar`` there is no progress bar, which Lightning would refuse.
     """
     from lightning.pytorch.callbacks import ProgressBar
 
     from qcvl.callbacks.batch_probe import BatchProbe
+    from qcvl.callbacks.compiled import CompileCheck
 
     shown = settings.trainer.keywords.get("enable_progress_bar", True)
     probes = (
         [BatchProbe(path=str(Path(settings.paths.output_dir) / "batch_probe.json"))] if settings.batch_probe else []
     )
-    return [*probes, *(item for item in settings.callbacks.values() if shown or not isinstance(item, ProgressBar))]
+    checks = [CompileCheck()] if settings.model.compile else []
+    return [
+        *probes,
+        *checks,
+        *(item for item in settings.callbacks.values() if shown or not isinstance(item, ProgressBar)),
+    ]
 
 
 _NOISE = re.compile(r"litlogger|PU available|val_check_interval|`train_dataloader` to estimate|`Trainer.fit` stopped")

@@ -38,6 +38,13 @@ def fsdp_shards_plain_numbers(cfg: DictConfig) -> str | None:
     return None
 
 
+def compiled_blocks_are_whole(cfg: DictConfig) -> str | None:
+    """Strategies that shard hang hooks on blocks, which a compiled one would run between its parts or not at all."""
+    if not OmegaConf.select(cfg, "model.compile") or not any(sharded in _strategy(cfg) for sharded in _SHARDED):
+        return None
+    return "model.compile: blocks that this strategy shards are not compiled; use strategy=ddp, or model.compile=false"
+
+
 def weights_come_from_one_place(cfg: DictConfig) -> str | None:
     """``latest`` needs a lower stage; ``init_from``, ``resume`` and ``replay`` may not say two things."""
     init_from, resume = OmegaConf.select(cfg, "stage.init_from"), OmegaConf.select(cfg, "resume")
@@ -198,6 +205,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
     fsdp_shards_plain_numbers,
+    compiled_blocks_are_whole,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
     streams_have_an_end,

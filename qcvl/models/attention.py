@@ -3,6 +3,7 @@
 Shapes: B batch, H heads, L tokens of the row, S segments, M longest segment of a group, D head width.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -19,6 +20,16 @@ from qcvl.models.sequence import RowShare, to_heads, to_tokens
 
 VARLEN = "qcvl_varlen"
 LEAST_FILL = 0.8  # shortest over longest segment of one padded call: at .8 the waste costs less than another call
+
+
+class Segments:
+    """Lengths of the samples of one row, as an object that compiled code hands on without a look.
+
+    As a tuple among a block's arguments each packing would be compiled anew.
+    """
+
+    def __init__(self, lengths: Iterable[int]) -> None:
+        self.lengths = tuple(lengths)
 
 
 class Group(NamedTuple):
@@ -107,6 +118,7 @@ def _stack(tensor: torch.Tensor, segments: int) -> torch.Tensor:
     return tensor[0].unflatten(1, (segments, -1)).transpose(0, 1)
 
 
+@torch.compiler.disable  # its calls differ from packing to packing
 def varlen_attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -115,25 +127,27 @@ def varlen_attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    segments: tuple[int, ...] | None = None,
+    segments: Segments | None = None,
     share: RowShare | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The registered attention: per segment when the row is packed, transformers' own SDPA otherwise (generation).
 
-    ``segments`` are the lengths of the packed samples; without them they are read off restarts of ``position_ids``.
+    ``segments`` are those of the packed samples; without them they are read off restarts of ``position_ids``.
     With a ``share`` the tokens are this rank's of a row that several ranks hold (see ``models.sequence``).
     """
     if segments is None:
-        segments = _restarts(query, key, attention_mask, kwargs.get("position_ids"))
-    if segments is None:
+        lengths = _restarts(query, key, attention_mask, kwargs.get("position_ids"))
+    else:
+        lengths = segments.lengths
+    if lengths is None:
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     asked = kwargs.get("is_causal")
     causal = bool(module.is_causal if asked is None else asked)
     if share is not None:
         query, key, value = to_heads(query, key, value, share)
-    out = segment_attention(query, key, value, segments, causal=causal, scaling=scaling, dropout=dropout)
+    out = segment_attention(query, key, value, lengths, causal=causal, scaling=scaling, dropout=dropout)
     return (out if share is None else to_tokens(out, share)), None
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qcvl.errors import DataError
-from qcvl.models.attention import VARLEN
+from qcvl.models.attention import VARLEN, Segments
 from qcvl.models.spec import Family
 
 
@@ -242,7 +242,7 @@ def _nothing(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
 def _packing(attention: str, segments: tuple[int, ...], device: torch.device) -> dict[str, Any]:
     """How an attention implementation is told where samples begin; plain SDPA reads it off the restarting positions."""
     if attention == VARLEN:
-        return {"segments": tuple(segments)}
+        return {"segments": Segments(segments)}
     if "flash" in attention:
         edges = torch.tensor([0, *segments], device=device).cumsum(0).to(torch.int32)
         lengths = {"max_length_q": max(segments), "max_length_k": max(segments)}

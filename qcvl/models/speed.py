@@ -1,5 +1,6 @@
 """Faster forms of transformers' own layers, equal in arithmetic and in state_dict names."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qcvl.log import get_logger
-from qcvl.models.attention import VARLEN, register
+from qcvl.models.attention import VARLEN, Segments, register
 from qcvl.models.forward import unwrap
 from qcvl.models.kernel import has_kernel
 
@@ -51,12 +52,35 @@ def takes_still_patches(model: nn.Module) -> bool:
 class BatchedImages:
     """Vision attention over all images in one call of the registered attention instead of a loop over images."""
 
+    @torch.compiler.disable  # it reads the images' sizes
     def forward(self, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The stock forward over one span, with the images (or windows) handed on as its segments."""
-        segments = tuple(cu_seqlens.diff().tolist())
+        segments = Segments(cu_seqlens.diff().tolist())
         return super().forward(  # type: ignore[misc]
             hidden_states, cu_seqlens[[0, -1]], *args, segments=segments, **kwargs
         )
+
+
+class CompiledBlock:
+    """A block whose training forward is torch.compile's; answers are written without it, their lengths never rest."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The stock forward, compiled once for all blocks of a class and all lengths."""
+        stock = super().forward.__func__  # type: ignore[misc]
+        run = _compiled(stock) if self.training and kwargs.get("past_key_values") is None else stock  # type: ignore[attr-defined]
+        return run(self, *args, **kwargs)
+
+
+@lru_cache
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(forward, dynamic=True)
+
+
+def compile_blocks(model: PreTrainedModel) -> None:
+    """Compile every block of both towers but its attention over packed samples."""
+    core = unwrap(model).model
+    for block in (*core.visual.blocks, *core.language_model.layers):
+        _give_forward(block, CompiledBlock)
 
 
 @lru_cache

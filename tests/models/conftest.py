@@ -73,6 +73,7 @@ def scratch(tokenizer: Path, **changes: object) -> ScratchModel:
         "lr_multiplier": 1.0,
         "context_factor": 1.0,
         "gradient_checkpointing": False,
+        "compile": False,
     }
     return ScratchModel(**(values | changes))
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcvl.models.attention import plan_calls, segment_attention
+from qcvl.models.attention import Segments, plan_calls, segment_attention
 from qcvl.models.forward import hidden_states
 from qcvl.models.speed import resolve_attention, speed_up
 from tests.models.conftest import make_sample, pack, scratch
@@ -63,7 +63,7 @@ def test_packed_rows_stay_apart_without_segments_because_positions_restart(model
     embeds = model.get_input_embeddings()(batch["input_ids"])
     inputs = {"inputs_embeds": embeds, "position_ids": batch["position_ids"], "use_cache": False}
     with torch.no_grad():
-        told = model.model.language_model(**inputs, segments=batch["segments"]).last_hidden_state
+        told = model.model.language_model(**inputs, segments=Segments(batch["segments"])).last_hidden_state
         untold = model.model.language_model(**inputs).last_hidden_state
         first = model.model.language_model(
             inputs_embeds=embeds[:, :-28], position_ids=batch["position_ids"][..., :-28], use_cache=False

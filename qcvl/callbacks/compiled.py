@@ -1,0 +1,79 @@
+"""``model.compile=true``: the first batch says whether compiled blocks give what the blocks give as they are."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from qcvl.errors import QcvlError
+from qcvl.log import get_logger
+from qcvl.models.towers import tower_of
+from qcvl.tuning.adapters import base_name
+
+log = get_logger(__name__)
+WHOLE, HALF = 1e-4, 0.05  # relative difference that rounding explains, in float32 and where 16 bits take part
+
+
+class CompileCheck(pl.Callback):
+    """Compares loss and gradient norm of each tower on a run's first batch; no weight, gradient or draw changes.
+
+    Without dropout, whose draws compiled code makes in its own way.
+    """
+
+    def __init__(self) -> None:
+        self.compared: dict[str, tuple[float, float]] = {}  # by name: as they are, compiled
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Mapping[str, Any], batch_idx: int
+    ) -> None:
+        """Look at the first batch alone.
+
+        Raises:
+            QcvlError: where the two differ by more than rounding explains.
+        """
+        if self.compared:
+            return
+        with torch.random.fork_rng(), _without_dropout(pl_module), trainer.precision_plugin.train_step_context():
+            with torch.compiler.set_stance("force_eager"):
+                plain = _values(pl_module, batch)
+            compiled = _values(pl_module, batch)
+        self.compared = {name: (value, compiled[name]) for name, value in plain.items()}
+        dtypes = {parameter.dtype for parameter in pl_module.parameters()}
+        rounding = WHOLE if dtypes == {torch.float32} and "16" not in str(trainer.precision) else HALF
+        told = ", ".join(f"{name} {value:.6g} and {other:.6g}" for name, (value, other) in self.compared.items())
+        if any(abs(value - other) > rounding * max(abs(value), 1e-6) for value, other in self.compared.values()):
+            raise QcvlError(
+                f"model.compile: on the first batch compiled blocks differ by more than {rounding:g} from what they "
+                f"give as they are: {told}; use model.compile=false, or another version of torch"
+            )
+        log.info("model.compile: the first batch as it is, and compiled: %s", told)
+
+
+def _values(module: Any, batch: Mapping[str, Any]) -> dict[str, float]:
+    """The loss of a batch, and the norm of its gradient in each tower that is trained."""
+    labels, cells = batch["step_labels"].float().to(module.device), batch["step_cells"].float().clamp(min=1)
+    loss = module.combine(module.losses(module.rows.share(batch)), labels, cells.to(module.device))
+    trained = [(name, parameter) for name, parameter in module.built.named_parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, [parameter for _, parameter in trained], allow_unused=True)
+    squares: dict[str, float] = {}
+    for (name, _), gradient in zip(trained, gradients, strict=True):
+        tower = tower_of(base_name(name))
+        squares[tower] = squares.get(tower, 0.0) + (0.0 if gradient is None else float(gradient.float().square().sum()))
+    return {"loss": float(loss.detach())} | {
+        f"gradient norm of {tower}": square**0.5 for tower, square in squares.items()
+    }
+
+
+@contextmanager
+def _without_dropout(module: nn.Module) -> Iterator[None]:
+    active = [part for part in module.modules() if isinstance(part, nn.Dropout) and part.training]
+    for part in active:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in active:
+            part.train()
