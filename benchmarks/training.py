@@ -1,11 +1,24 @@
 """Full fine-tuning on one CPU core: ``qcvl.train`` beside transformers' ``Trainer`` and TRL's ``SFTTrainer``.
 
-Dense whole photos and short chats, one to two, in real tokens a CPU second (padding does not count), and the peak of
-memory above the idle model. Random-weight Qwen3-VL of 125M parameters with the vocabulary of Qwen3 (151,669 ids) and
-of 54M with 16,384 ids; a third set of samples of equal length, where padding costs nothing. The contenders are
-processes that train the same records in turns, a pass at a time; figures are medians over the passes. The peers'
-settings: group_by_length, fused AdamW, no gradient checkpointing, float32, a micro-batch of 2 (``--tune`` tries others)
-and of TRL its head on label positions. Photos are decoded and cut for them beforehand.
+Dense whole photos (pairs of 640x640 pixels) and short chats, one to two, in real tokens a CPU second (padding does not
+count), and the peak of memory above the idle model. Random-weight Qwen3-VL of 125M parameters with the vocabulary of
+Qwen3 (151,669 ids) and of 54M with 16,384 ids; a third set of samples of equal length, where padding costs nothing. The
+contenders are processes that train the same records in turns, a pass at a time; figures are medians over the passes.
+The peers' settings: fused AdamW, no gradient checkpointing, float32, a micro-batch of 2 (``--tune`` tries others), of
+TRL its head on label positions, and samples of like length together; each also trains in random order, as it does where
+nobody asks for another. Photos are decoded and cut for them beforehand.
+
+Each contender's floating point operations for a real token are counted in its first pass: at equal efficiency their
+ratio is that of the speeds. By the shapes of these models and 12 photos with 24 chats (15,576 tokens, 4,649 labels),
+qcvl needs .74 GFLOP a token with 151,669 ids and .62 with 16,384, of which vision is 57 % and 68 %, the same for all.
+The peers need, as multiples of that (samples sorted by length for the first row; what attention computes twice in its
+backward pass, which the counter sees, left out):
+
+    order, micro-batch     padding   Trainer 151,669   SFTTrainer   Trainer 16,384   SFTTrainer
+    like lengths, 2            2 %        1.50             1.04           1.11            1.05
+    random, 2                 38 %        2.04             1.21           1.36            1.25
+    random, 4                 57 %        2.71             1.43           1.68            1.51
+    random, 8 (default)       64 %        3.14             1.57           1.88            1.68
 
     python benchmarks/training.py --deeppcb FOLDER --tokenizer FOLDER [--quick | --tune]
 
@@ -38,9 +51,11 @@ from trainers.workload import (
 
 VOCABULARIES = {"125M, vocabulary 151,669": None, "54M, vocabulary 16,384": 16_384}
 PEERS = ("Trainer", "SFTTrainer")
+RANDOM = "-random"  # a peer's samples in random order
 BATCHES = (1, 2, 4)  # that --tune tries
 BATCH = 2  # of the peers' micro-batches
-BUDGET, ACCUMULATE = 1500, 2  # of qcvl's
+LENGTHS = {1500: 4, 3000: 2}  # tokens of a pack that --tune tries, and packs of a step
+LENGTH = 1500
 MIB = 2**20
 
 
@@ -63,7 +78,9 @@ class Bench:
             write_tokenizer(self.asked.tokenizer, place, VOCABULARIES[name])
         return (*SHAPE, f"model.tokenizer={place}")
 
-    def workload(self, model: str, photos: int, passes: int, *, equal: bool = False, batch: int = BATCH) -> Workload:
+    def workload(
+        self, model: str, photos: int, passes: int, *, equal: bool = False, batch: int = BATCH, length: int = LENGTH
+    ) -> Workload:
         """Records for one race: ``photos`` of them and twice as many chats, or one photo again and again."""
         lines = spread(self.photos, photos) + spread(self.chats, CHATS_A_PAIR * photos)
         if equal:
@@ -75,8 +92,8 @@ class Bench:
             samples=len(lines),
             passes=passes,
             model=self.model(model),
-            budget=BUDGET,
-            accumulate=ACCUMULATE,
+            packing_length=length,
+            accumulate=LENGTHS[length],
             batch=batch,
         )
 
@@ -86,16 +103,34 @@ class Bench:
         return race(__file__, names, Path(workload.folder), workload.samples, workload.passes, self.core)
 
 
-def against(speeds: dict[str, Speed]) -> tuple[float, float, float]:
-    """qcvl over the faster peer: speed, memory above the idle model, and that without gradients and moments."""
-    ours, peers = speeds["qcvl"], [speed for name, speed in speeds.items() if name != "qcvl"]
-    best = max(peers, key=lambda speed: speed.rate)
-    return ours.rate / best.rate, ours.extra / best.extra, ours.activations / best.activations
+def against(speeds: dict[str, Speed], order: str = "") -> dict[str, float]:
+    """qcvl over the faster peer of an order: speed and what operations allow, memory with and without the state."""
+    ours, ends = speeds["qcvl"], tuple(f"{name}{order}" for name in PEERS)
+    best = max((speed for name, speed in speeds.items() if name in ends), key=lambda speed: speed.rate)
+    return {
+        "ratio": ours.rate / best.rate,
+        "wall": ours.wall / best.wall,
+        "operations": best.operations / ours.operations,
+        "memory": ours.extra / best.extra,
+        "activations": ours.activations / best.activations,
+    }
 
 
-def shown(speeds: dict[str, Speed]) -> str:
-    """Rates and memory of all contenders in a line."""
-    return ", ".join(f"{name} {speed.rate:.0f} tokens/s {speed.extra / MIB:.0f} MiB" for name, speed in speeds.items())
+def said(ratios: dict[str, float]) -> str:
+    """What ``against`` found, for a table."""
+    return (
+        "CPU: {ratio:.2f}x (clock {wall:.2f}x; operations allow {operations:.2f}x at equal efficiency), "
+        "memory {memory:.2f}x, without gradients and moments {activations:.2f}x"
+    ).format(**ratios)
+
+
+def shown(speed: Speed) -> str:
+    """A contender's figures in a line."""
+    return (
+        f"{speed.rate:.1f} tokens/s (clock {speed.wall:.1f}), {speed.extra / MIB:.0f} MiB "
+        f"({speed.activations / MIB:.0f} without gradients and moments), {speed.padding:.0%} padding, "
+        f"{speed.operations / 1e9:.2f} GFLOP a token, {speed.rate * speed.operations / 1e9:.0f} GFLOP/s"
+    )
 
 
 def pack_fill(workload: Workload) -> float:
@@ -107,31 +142,29 @@ def pack_fill(workload: Workload) -> float:
     run.datamodule.setup("fit")
     loader = run.datamodule.train_dataloader()
     assert isinstance(loader, TrainLoader)
-    return float(loader._lengths.of(0).sum()) / (len(loader) * workload.budget)
+    return float(loader._lengths.of(0).sum()) / (len(loader) * workload.packing_length)
 
 
 def compare(bench: Bench, quick: bool) -> None:
     """Races of both models on mixed and equal lengths, then what each trick gives."""
-    photos, passes = (4, 1) if quick else (12, 3)
+    photos, passes = (2, 1) if quick else (bench.asked.photos, bench.asked.passes)
     rows, numbers = {}, {}
-    for model in VOCABULARIES if bench.asked.tokenizer else ["embedded"]:
+    models = list(VOCABULARIES) if bench.asked.tokenizer else ["embedded"]
+    for model in models[-1:] if quick else models:
         key = model.split(",")[0].lower()
         for name, equal in (("mixed", False), ("equal", True)):
             if equal and quick:
                 continue
-            speeds = bench.race(bench.workload(model, photos, passes, equal=equal), ["qcvl", *bench.peers])
-            ratio, memory, activations = against(speeds)
-            rows[f"{model}, {name} lengths"] = (
-                f"CPU: {ratio:.2f}x, memory {memory:.2f}x (activations {activations:.2f}x); {shown(speeds)}"
-            )
-            numbers |= {
-                f"ratio_{key}_{name}": ratio,
-                f"memory_{key}_{name}": memory,
-                f"activations_{key}_{name}": activations,
-            }
-            print(f"{model}, {name}: {shown(speeds)}; passes {speeds}", file=sys.stderr)
-    model = next(iter(VOCABULARIES))
-    rows |= tricks(bench, model, photos // 2, bench.asked.without[:1] if quick else bench.asked.without)
+            random = [] if equal or quick else [f"{peer}{RANDOM}" for peer in bench.peers]
+            speeds = bench.race(bench.workload(model, photos, passes, equal=equal), ["qcvl", *bench.peers, *random])
+            for order in ("", RANDOM) if random else ("",):
+                ratios = against(speeds, order)
+                rows[f"{model}, {name} lengths{order}"] = said(ratios)
+                numbers |= {f"{figure}_{key}_{name}{order}": value for figure, value in ratios.items()}
+            rows |= {f"  {model}, {name}: {contender}": shown(speed) for contender, speed in speeds.items()}
+            print(f"{model}, {name}: {speeds}", file=sys.stderr)
+    model = models[-1] if quick else models[0]
+    rows |= tricks(bench, model, max(photos // 2, 1), bench.asked.without[:1] if quick else bench.asked.without)
     everything = bench.workload(model, len(bench.photos), 1)
     fill = pack_fill(everything)
     rows["packs"] = f"{fill:.1%} full, {len(bench.photos)} photos and {len(bench.chats)} chats"
@@ -154,38 +187,41 @@ def tricks(bench: Bench, model: str, photos: int, names: Sequence[str]) -> dict[
 
 
 def tune(bench: Bench) -> None:
-    """Print the peers' speed by the size of a micro-batch."""
+    """Print the peers' speed by the size of a micro-batch, and qcvl's by the length of a pack."""
     for model in VOCABULARIES if bench.asked.tokenizer else ["embedded"]:
-        for batch in BATCHES:
-            print(
-                model,
-                f"micro-batch {batch}:",
-                shown(bench.race(bench.workload(model, 12, 1, batch=batch), bench.peers)),
-            )
+        tried = [(f"packs of {length}", {"length": length}, ["qcvl"]) for length in LENGTHS]
+        tried += [(f"micro-batch {batch}", {"batch": batch}, bench.peers) for batch in BATCHES]
+        for what, setting, names in tried:
+            for name in names:  # one at a time: large micro-batches of two would not fit beside each other
+                speeds = bench.race(bench.workload(model, bench.asked.photos, 1, **setting), [name])
+                print(f"{model}, {what}, {name}: {shown(speeds[name])}", flush=True)
 
 
 def contend(name: str, folder: Path, core: int) -> None:
     """Train what lies in ``folder`` as one contender; runs in a process of its own."""
-    turns, workload = Turns(core), Workload.read(folder)
+    workload = Workload.read(folder)
+    turns = Turns(core, workload.samples)
     import torch
 
     torch.set_num_threads(1)
-    kind, _, without = name.partition("-")
+    kind, _, variant = name.partition("-")
     if kind == "qcvl":
         from trainers import ours
 
-        ours.train(turns, workload, without)
+        ours.train(turns, workload, variant)
     else:
         from trainers import peers
 
-        peers.train(turns, workload, kind)
+        peers.train(turns, workload, kind, variant)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Compare; ``--quick`` trains one pass of few photos."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few photos, one pass, no equal lengths, one trick")
+    parser.add_argument("--quick", action="store_true", help="16,384 ids, few photos, one pass, one trick")
     parser.add_argument("--tune", action="store_true", help="only the peers' speed by their micro-batch")
+    parser.add_argument("--photos", type=int, default=12, help="photos of a pass")
+    parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--deeppcb", type=Path, help="the folder that holds PCBData/")
     parser.add_argument("--tokenizer", type=Path, help="the folder of Qwen3's tokenizer.json (or .xz)")
     tricks_ = ["packing", "label-only head", "attention per sample", "batched vision", "linear patches", "fused AdamW"]

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from trainers.turns import Turns
-from trainers.workload import PLAN, Workload
+from trainers.workload import STEP_SAMPLES, Workload
 
 from qcvl import config
 from qcvl.data.label_kinds import LABEL_KINDS
@@ -25,7 +25,8 @@ class TakesTurns(pl.Callback):
             self.turns.wait(pl_module)
             self.begun = True
         labels = batch["label_kinds"].count_nonzero()
-        self.turns.count(len(batch["segments"]), batch["input_ids"].numel(), int(labels))
+        tokens = batch["input_ids"].numel()
+        self.turns.count(len(batch["segments"]), tokens, int(labels), places=tokens)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """End the turn with the step."""
@@ -97,9 +98,15 @@ def nothing() -> None:
     """Undo no code: the overrides do it."""
 
 
+ONE_BY_ONE = [
+    "data.packing=null",
+    "data.packing_length=null",
+    "data.batch_size=1",
+    f"trainer.accumulate_grad_batches={STEP_SAMPLES}",
+]
 WITHOUT: dict[str, tuple[list[str], Callable[[], None]]] = {
     "": ([], nothing),
-    "packing": ([f"{PLAN}=null", "data.batch_size=1", "trainer.accumulate_grad_batches=12"], nothing),
+    "packing": (ONE_BY_ONE, nothing),
     "label-only head": ([], full_head),
     "attention per sample": (["model.attn=sdpa"], nothing),
     "batched vision": ([], looped_vision),

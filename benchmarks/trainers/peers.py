@@ -45,8 +45,8 @@ class PaddedBatches:
         return batch
 
 
-def train(turns: Turns, workload: Workload, name: str) -> None:
-    """Train a workload by ``Trainer`` or ``SFTTrainer`` (``name``)."""
+def train(turns: Turns, workload: Workload, name: str, order: str) -> None:
+    """Train by ``Trainer`` or ``SFTTrainer`` (``name``); an ``order`` of "" puts samples of like length together."""
     from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
 
     settings, features = _given(workload)
@@ -63,7 +63,7 @@ def train(turns: Turns, workload: Workload, name: str) -> None:
         "weight_decay": 0.1,
         "max_grad_norm": 1.0,
         "optim": "adamw_torch_fused",
-        "train_sampling_strategy": "group_by_length",
+        "train_sampling_strategy": order or "group_by_length",
         "remove_unused_columns": False,
         "gradient_checkpointing": False,
         "bf16": False,
@@ -88,7 +88,7 @@ def train(turns: Turns, workload: Workload, name: str) -> None:
 
         def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
             mask, labels = inputs["attention_mask"], inputs["labels"]
-            turns.count(len(mask), int(mask.sum()), int((labels != -100).sum()))
+            turns.count(len(mask), int(mask.sum()), int((labels != -100).sum()), places=mask.numel())
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     class TakesTurns(TrainerCallback):

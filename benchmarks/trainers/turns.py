@@ -10,19 +10,47 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+COUNTS = ("samples", "tokens", "labels", "places")
+SUMS = (*COUNTS, "seconds", "wall", "operations")
+
+
+def _attention(query: Any, key: Any, value: Any, dropout: float = 0.0, causal: bool = False, **rest: Any) -> int:
+    return sdpa_flop_count(query, key, value) // (1 + causal)  # it leaves out what lies above the diagonal
+
+
+def _attention_backward(
+    grad: Any, query: Any, key: Any, value: Any, out: Any, logsumexp: Any, dropout: float, causal: bool, **rest: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value) // (1 + causal)
+
+
+# torch's counter knows the attention of GPUs alone
+ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
 
 class Turns:
     """A contender's side: wait for a turn, train, and say what that was.
 
-    What the trainer prints goes to the log; the pipe to the benchmark is kept apart.
+    What the trainer prints goes to the log; the pipe to the benchmark is kept apart. Floating point operations of
+    matrix products and attention are counted in the first pass, that of ``samples`` samples.
     """
 
-    def __init__(self, core: int) -> None:
+    def __init__(self, core: int, samples: int) -> None:
         os.sched_setaffinity(0, {core})
         self._pipe = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
         self._since: float | None = None
-        self._row = dict.fromkeys(("samples", "tokens", "labels"), 0)
+        self._clock = self._waited = 0.0
+        self._uncounted, self._operations = samples, FlopCounterMode(display=False, custom_mapping=ON_CPU)
+        with FlopCounterMode(display=False):
+            torch.ones(1, 1) @ torch.ones(1, 1)  # what the counter imports at its first product is no training
+        self._row = dict.fromkeys(COUNTS, 0)
         self.idle = 0
 
     def wait(self, model: Any) -> None:
@@ -32,22 +60,31 @@ class Turns:
             self.idle = _memory("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
             self._say({"state": 12 * trained})  # bytes of gradients and Adam's two moments in float32
+        asked = time.perf_counter()
         if not sys.stdin.readline():
             sys.exit("the benchmark ended")
+        self._waited += time.perf_counter() - asked
         if self._since is None:
-            self._since = time.process_time()
+            self._since, self._clock, self._waited = time.process_time(), time.perf_counter(), 0.0
+        if self._uncounted > 0:
+            self._operations.__enter__()
 
-    def count(self, samples: int, tokens: int, labels: int) -> None:
-        """Note what a micro-batch holds: padding is no token."""
-        for name, value in (("samples", samples), ("tokens", tokens), ("labels", labels)):
+    def count(self, samples: int, tokens: int, labels: int, *, places: int) -> None:
+        """Note what a micro-batch holds: ``places`` are its tokens and its padding."""
+        for name, value in zip(COUNTS, (samples, tokens, labels, places), strict=True):
             self._row[name] += int(value)
 
     def done(self) -> None:
         """End the turn. Its seconds are this process's since the last one's end, so that loading counts."""
         assert self._since is not None
-        now = time.process_time()
-        self._say({**self._row, "seconds": now - self._since, "extra": _memory("VmHWM") - self.idle})
-        self._since, self._row = now, dict.fromkeys(self._row, 0)
+        operations = 0
+        if self._uncounted > 0:
+            self._operations.__exit__(None, None, None)
+            operations, self._uncounted = self._operations.get_total_flops(), self._uncounted - self._row["samples"]
+        now, clock = time.process_time(), time.perf_counter()
+        times = {"seconds": now - self._since, "wall": clock - self._clock - self._waited}
+        self._say({**self._row, **times, "operations": operations, "extra": _memory("VmHWM") - self.idle})
+        self._since, self._clock, self._waited, self._row = now, clock, 0.0, dict.fromkeys(COUNTS, 0)
 
     def _say(self, row: dict[str, Any]) -> None:
         self._pipe.write(json.dumps(row) + "\n")
@@ -110,12 +147,17 @@ class Speed(NamedTuple):
     """Median real tokens a CPU second over the passes, their rates, and peak bytes above the idle model.
 
     ``activations`` are those without gradients and Adam's moments, which no trainer of all weights can do without.
+    ``wall`` is the median of tokens a second of the clock, ``padding`` the share of a batch's places that is none, and
+    ``operations`` are floating point operations for a real token.
     """
 
     rate: float
     rates: tuple[float, ...]
+    wall: float
     extra: int
     activations: int
+    padding: float
+    operations: float
 
 
 def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: int, core: int) -> dict[str, Speed]:
@@ -139,20 +181,26 @@ def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: 
     for runner in runners:
         passes_ = [row[runner.name] for row in rows]
         rates = tuple(row["tokens"] / row["seconds"] for row in passes_)
-        extra = max(row["extra"] for row in passes_)
-        speeds[runner.name] = Speed(median(rates), rates, extra, extra - runner.state)
+        extra, first = max(row["extra"] for row in passes_), passes_[0]
+        speeds[runner.name] = Speed(
+            rate=median(rates),
+            rates=rates,
+            wall=median(row["tokens"] / row["wall"] for row in passes_),
+            extra=extra,
+            activations=extra - runner.state,
+            padding=1 - sum(row["tokens"] for row in passes_) / sum(row["places"] for row in passes_),
+            operations=first["operations"] / first["tokens"],
+        )
     return speeds
 
 
 def _pass(runners: Sequence[Contender], samples: int) -> dict[str, dict[str, Any]]:
     """One pass over the records by each contender: sums of its turns."""
-    sums: dict[str, dict[str, Any]] = {
-        runner.name: {"samples": 0, "tokens": 0, "labels": 0, "seconds": 0.0, "extra": 0} for runner in runners
-    }
+    sums: dict[str, dict[str, Any]] = {runner.name: dict.fromkeys((*SUMS, "extra"), 0) for runner in runners}
     while waiting := [runner for runner in runners if sums[runner.name]["samples"] < samples]:
         for runner in waiting:
             row, total = runner.turn(), sums[runner.name]
-            for key in ("samples", "tokens", "labels", "seconds"):
+            for key in SUMS:
                 total[key] += row[key]
             total["extra"] = max(total["extra"], row["extra"])
     return sums

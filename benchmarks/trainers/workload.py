@@ -11,7 +11,6 @@ from typing import Any
 from qcvl.models.tiny import SPECIAL_TOKENS, TINY_FOLDER
 
 STEP_SAMPLES = 12  # of an optimizer step, on average
-PLAN = "data.token_budget"  # the batch plan by its setting: tokens of a micro-batch
 PAIRS, CHATS_A_PAIR = 200, 2
 
 # small_60m with 8 text layers of 10 and 10 vision blocks of 12: 46M parameters beside the vocabulary's
@@ -20,8 +19,8 @@ SHAPE = (
     "model.architecture.text_config.num_hidden_layers=8",
     "model.architecture.vision_config.depth=10",
     "model.architecture.vision_config.deepstack_visual_indexes=[4]",
-    "model.min_cells=144",
-    "model.max_cells=144",  # 384x384 pixels a photo: what one core trains in seconds
+    "model.min_cells=400",
+    "model.max_cells=400",  # 640x640 pixels: DeepPCB's photos whole
 )
 EMBEDDED = ("model=tiny_scratch",)
 SETTINGS = (
@@ -53,7 +52,7 @@ class Workload:
     samples: int
     passes: int
     model: tuple[str, ...]
-    budget: int
+    packing_length: int
     accumulate: int
     batch: int
 
@@ -73,7 +72,8 @@ class Workload:
         own = (
             f"data.train={self.train}",
             f"data.val={self.train}",  # never looked at
-            f"{PLAN}={self.budget}",
+            "data.packing=best_fit",
+            f"data.packing_length={self.packing_length}",
             f"paths.output_dir={self.folder}/run",
             f"trainer.max_epochs={self.passes}",
             f"trainer.accumulate_grad_batches={self.accumulate}",

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
 import torch
 from trainers.turns import Turns
-turns = Turns(int(sys.argv[sys.argv.index("--core") + 1]))
+turns = Turns(int(sys.argv[sys.argv.index("--core") + 1]), samples=2)
 name = sys.argv[sys.argv.index("--contender") + 1]
 model = torch.nn.Linear(3, 1)
 print("noise of a trainer")
@@ -27,7 +27,8 @@ for _ in range(4):
     turns.wait(model)
     with Path(sys.argv[sys.argv.index("--work") + 1], "order").open("a") as order:
         order.write(name)
-    turns.count(1, 10 if name != "c" else 11, 4)
+    model(torch.ones(5, 3))
+    turns.count(1, 10 if name != "c" else 11, 4, places=20)
     turns.done()
 """
 
@@ -46,6 +47,7 @@ def test_contenders_train_in_turns_and_memory_leaves_out_what_full_training_need
     assert (tmp_path / "order").read_text() == "abababab"
     assert all(len(speed.rates) == 2 and speed.rate > 0 for speed in speeds.values())
     assert all(speed.extra - speed.activations == 12 * 4 for speed in speeds.values())
+    assert all(speed.padding == 0.5 and speed.operations == 2 * (2 * 5 * 3 * 1) / 20 for speed in speeds.values())
 
 
 @pytest.mark.slow
