@@ -23,7 +23,7 @@ class Turns:
         os.dup2(2, 1)
         self._since: float | None = None
         self._row = dict.fromkeys(("samples", "tokens", "labels"), 0)
-        self.idle = 0
+        self.idle, self._begun = 0, 0.0
 
     def wait(self, model: Any) -> None:
         """Stop until it is this contender's turn; before the first one, note the memory of the idle ``model``."""
@@ -36,6 +36,7 @@ class Turns:
             sys.exit("the benchmark ended")
         if self._since is None:
             self._since = time.process_time()
+        self._begun = time.perf_counter()
 
     def count(self, samples: int, tokens: int, labels: int) -> None:
         """Note what a micro-batch holds: padding is no token."""
@@ -43,10 +44,13 @@ class Turns:
             self._row[name] += int(value)
 
     def done(self) -> None:
-        """End the turn. Its seconds are this process's since the last one's end, so that loading counts."""
+        """End the turn. Its seconds are this process's since the last one's end, so that loading counts.
+
+        Those of the clock (``wall``) begin with the turn.
+        """
         assert self._since is not None
-        now = time.process_time()
-        self._say({**self._row, "seconds": now - self._since, "extra": _memory("VmHWM") - self.idle})
+        now, wall, peak = time.process_time(), time.perf_counter() - self._begun, _memory("VmHWM")
+        self._say({**self._row, "seconds": now - self._since, "wall": wall, "peak": peak, "extra": peak - self.idle})
         self._since, self._row = now, dict.fromkeys(self._row, 0)
 
     def _say(self, row: dict[str, Any]) -> None:
@@ -106,16 +110,26 @@ def _one_thread() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **quiet}
 
 
+class Turn(NamedTuple):
+    """Seconds of one turn: of the process (user and system), and of the clock."""
+
+    seconds: float
+    wall: float
+
+
 class Speed(NamedTuple):
     """Median real tokens a CPU second over the passes, their rates, and peak bytes above the idle model.
 
     ``activations`` are those without gradients and Adam's moments, which no trainer of all weights can do without.
+    ``peak`` is the process's whole; ``turns`` are all of them, in order.
     """
 
     rate: float
     rates: tuple[float, ...]
     extra: int
     activations: int
+    peak: int
+    turns: tuple[Turn, ...]
 
 
 def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: int, core: int) -> dict[str, Speed]:
@@ -140,19 +154,24 @@ def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: 
         passes_ = [row[runner.name] for row in rows]
         rates = tuple(row["tokens"] / row["seconds"] for row in passes_)
         extra = max(row["extra"] for row in passes_)
-        speeds[runner.name] = Speed(median(rates), rates, extra, extra - runner.state)
+        peak = max(row["peak"] for row in passes_)
+        turns = tuple(turn for row in passes_ for turn in row["turns"])
+        speeds[runner.name] = Speed(median(rates), rates, extra, extra - runner.state, peak, turns)
     return speeds
 
 
 def _pass(runners: Sequence[Contender], samples: int) -> dict[str, dict[str, Any]]:
     """One pass over the records by each contender: sums of its turns."""
     sums: dict[str, dict[str, Any]] = {
-        runner.name: {"samples": 0, "tokens": 0, "labels": 0, "seconds": 0.0, "extra": 0} for runner in runners
+        runner.name: {"samples": 0, "tokens": 0, "labels": 0, "seconds": 0.0, "extra": 0, "peak": 0, "turns": []}
+        for runner in runners
     }
     while waiting := [runner for runner in runners if sums[runner.name]["samples"] < samples]:
         for runner in waiting:
             row, total = runner.turn(), sums[runner.name]
             for key in ("samples", "tokens", "labels", "seconds"):
                 total[key] += row[key]
-            total["extra"] = max(total["extra"], row["extra"])
+            for key in ("extra", "peak"):
+                total[key] = max(total[key], row[key])
+            total["turns"].append(Turn(row["seconds"], row["wall"]))
     return sums

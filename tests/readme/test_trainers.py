@@ -46,6 +46,8 @@ def test_contenders_train_in_turns_and_memory_leaves_out_what_full_training_need
     assert (tmp_path / "order").read_text() == "abababab"
     assert all(len(speed.rates) == 2 and speed.rate > 0 for speed in speeds.values())
     assert all(speed.extra - speed.activations == 12 * 4 for speed in speeds.values())
+    assert all(len(speed.turns) == 4 and speed.peak > speed.extra for speed in speeds.values())
+    assert all(turn.wall > 0 for speed in speeds.values() for turn in speed.turns)
 
 
 @pytest.mark.slow
