@@ -1,6 +1,6 @@
 """qcvl as a contender: ``config.load``, ``config.build`` and Lightning's fit, without one of its tricks if asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -36,11 +36,11 @@ class TakesTurns(pl.Callback):
             self.begun = False
 
 
-def train(turns: Turns, workload: Workload, without: str) -> None:
-    """Train a workload; ``without`` names the trick to undo, or is empty."""
+def train(turns: Turns, workload: Workload, without: str, also: Sequence[str] = ()) -> None:
+    """Train a workload; ``without`` names the trick to undo, or is empty, ``also`` are further overrides."""
     overrides, undo = WITHOUT[without]
     undo()
-    run = config.build(config.load("train", [*workload.overrides(), *overrides]))
+    run = config.build(config.load("train", [*workload.overrides(), *overrides, *also]))
     run.trainer.callbacks.append(TakesTurns(turns))
     run.trainer.fit(run.module, run.datamodule)
 

@@ -75,15 +75,18 @@ class Turns:
             self._row[name] += int(value)
 
     def done(self) -> None:
-        """End the turn. Its seconds are this process's since the last one's end, so that loading counts."""
+        """End the turn. Its seconds are this process's since the last one's end, so that loading counts.
+
+        Those of the clock (``wall``) leave out the wait for the turn.
+        """
         assert self._since is not None
         operations = 0
         if self._uncounted > 0:
             self._operations.__exit__(None, None, None)
             operations, self._uncounted = self._operations.get_total_flops(), self._uncounted - self._row["samples"]
-        now, clock = time.process_time(), time.perf_counter()
+        now, clock, peak = time.process_time(), time.perf_counter(), _memory("VmHWM")
         times = {"seconds": now - self._since, "wall": clock - self._clock - self._waited}
-        self._say({**self._row, **times, "operations": operations, "extra": _memory("VmHWM") - self.idle})
+        self._say({**self._row, **times, "operations": operations, "peak": peak, "extra": peak - self.idle})
         self._since, self._clock, self._waited, self._row = now, clock, 0.0, dict.fromkeys(COUNTS, 0)
 
     def _say(self, row: dict[str, Any]) -> None:
@@ -143,12 +146,20 @@ def _one_thread() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **quiet}
 
 
+class Turn(NamedTuple):
+    """Seconds of one turn: of the process (user and system), and of the clock."""
+
+    seconds: float
+    wall: float
+
+
 class Speed(NamedTuple):
     """Median real tokens a CPU second over the passes, their rates, and peak bytes above the idle model.
 
     ``activations`` are those without gradients and Adam's moments, which no trainer of all weights can do without.
     ``wall`` is the median of tokens a second of the clock, ``padding`` the share of a batch's places that is none, and
-    ``operations`` are floating point operations for a real token.
+    ``operations`` are floating point operations for a real token. ``peak`` is the process's whole; ``turns`` are all of
+    them, in order.
     """
 
     rate: float
@@ -158,6 +169,8 @@ class Speed(NamedTuple):
     activations: int
     padding: float
     operations: float
+    peak: int
+    turns: tuple[Turn, ...]
 
 
 def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: int, core: int) -> dict[str, Speed]:
@@ -190,17 +203,23 @@ def race(script: str, names: Sequence[str], folder: Path, samples: int, passes: 
             activations=extra - runner.state,
             padding=1 - sum(row["tokens"] for row in passes_) / sum(row["places"] for row in passes_),
             operations=first["operations"] / first["tokens"],
+            peak=max(row["peak"] for row in passes_),
+            turns=tuple(turn for row in passes_ for turn in row["turns"]),
         )
     return speeds
 
 
 def _pass(runners: Sequence[Contender], samples: int) -> dict[str, dict[str, Any]]:
     """One pass over the records by each contender: sums of its turns."""
-    sums: dict[str, dict[str, Any]] = {runner.name: dict.fromkeys((*SUMS, "extra"), 0) for runner in runners}
+    sums: dict[str, dict[str, Any]] = {
+        runner.name: dict.fromkeys((*SUMS, "extra", "peak"), 0) | {"turns": []} for runner in runners
+    }
     while waiting := [runner for runner in runners if sums[runner.name]["samples"] < samples]:
         for runner in waiting:
             row, total = runner.turn(), sums[runner.name]
             for key in SUMS:
                 total[key] += row[key]
-            total["extra"] = max(total["extra"], row["extra"])
+            for key in ("extra", "peak"):
+                total[key] = max(total[key], row[key])
+            total["turns"].append(Turn(row["seconds"], row["wall"]))
     return sums

@@ -1,7 +1,7 @@
 """The generalized Jensen-Shannon divergence of two heads at label positions, without the whole logits."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,28 +81,57 @@ def _outcomes(log_probabilities: Tensor, ids: Tensor) -> Tensor:
 def _top_divergence(student: Tensor, teacher: Top, beta: float) -> tuple[Tensor, Tensor]:
     """As ``token_divergence``, over the outcomes of ``teacher``: divergences ``[N]`` and gradients ``[N, V]``."""
     outcomes = _outcomes(student, teacher.ids)
-    losses, gradients = token_divergence(outcomes, teacher.log_probabilities, beta)
+    rest = outcomes[:, -1:].clone()
+    losses, gradients = token_divergence(outcomes, teacher.log_probabilities.clone(), beta)
     # The rest's log-probability is a logsumexp: its gradient falls to its tokens by their shares in its mass.
-    by_logits = (student - outcomes[:, -1:]).exp() * gradients[:, -1:]
+    by_logits = (student - rest).exp() * gradients[:, -1:]
     return losses, by_logits.scatter(-1, teacher.ids, gradients[:, :-1])
 
 
-def token_divergence(student: Tensor, teacher: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Divergences ``[N]`` of log-probabilities ``[N, V]``, and their gradients ``[N, V]`` by the student's logits."""
+def token_divergence(
+    student: Tensor, teacher: Tensor, beta: float, *, base: Tensor | float = 0.0, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Divergences ``[N]`` of log-probabilities ``[N, V]``, and their gradients ``[N, V]`` by the student's logits.
+
+    Both log-probabilities are overwritten. ``base`` times the student's probabilities is added to the gradients, as a
+    cross-entropy has them; ``out`` is where these go.
+    """
+    probabilities, theirs = student.exp(), None if beta == 1 else teacher.exp()
     if beta == 0:
-        probabilities = teacher.exp()
-        return (probabilities * (teacher - student)).sum(-1), student.exp() - probabilities
+        losses = torch.linalg.vecdot(theirs, teacher.sub_(student))
+        return losses, torch.mul(probabilities, 1 + base, out=out).sub_(theirs)
     if beta == 1:
-        ratio, forward = student - teacher, 0.0
+        losses, mixture = torch.zeros_like(student[:, 0]), teacher
     else:
-        mixture = torch.logaddexp(student + math.log1p(-beta), teacher + math.log(beta))
-        forward = beta * (teacher.exp() * (teacher - mixture)).sum(-1)
-        ratio = student - mixture
+        # Where both are nearly impossible, so is the mixture, and counts for nothing whatever its logarithm is.
+        mixture = torch.lerp(probabilities, theirs, beta).clamp_(min=torch.finfo(student.dtype).tiny).log_()
+        losses = beta * torch.linalg.vecdot(theirs, teacher.sub_(mixture))
     # The gradient of both terms by a student's probability is the log ratio, and a constant that the softmax removes.
     weight = 1.0 if beta == 1 else 1 - beta
-    probabilities = student.exp()
-    reverse = (probabilities * ratio).sum(-1)
-    return forward + weight * reverse, weight * probabilities * (ratio - reverse[:, None])
+    ratio = student.sub_(mixture)
+    reverse = torch.linalg.vecdot(probabilities, ratio)
+    factors = ratio.mul_(weight).add_(base - weight * reverse[:, None])
+    return losses + weight * reverse, torch.mul(factors, probabilities, out=out)
+
+
+class HeadGradients:
+    """Gradients by a head's hidden states ``[N, H]`` and weight ``[V, H]``, those that are needed, chunk by chunk."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, needed: Sequence[bool]) -> None:
+        self.weight = weight
+        self.by_hidden = torch.empty_like(hidden) if needed[0] else None
+        self.by_weight = torch.zeros_like(weight) if needed[1] else None
+
+    def add(self, part: slice, hidden: Tensor, by_logits: Tensor) -> None:
+        """Take in the gradients by the logits of the positions ``part``."""
+        if self.by_hidden is not None:
+            self.by_hidden[part] = by_logits @ self.weight.to(by_logits.dtype)
+        if self.by_weight is None:
+            return
+        if self.by_weight.dtype == hidden.dtype == by_logits.dtype:
+            self.by_weight.addmm_(by_logits.T, hidden)  # in its place, which is as large as the head
+        else:
+            self.by_weight += by_logits.T @ hidden.to(by_logits.dtype)
 
 
 class _Divergence(torch.autograd.Function):
@@ -118,20 +147,15 @@ class _Divergence(torch.autograd.Function):
         chunk: int,
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        gradients = HeadGradients(hidden, weight, ctx.needs_input_grad)
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = F.linear(hidden[part], weight)
             student = _log_probabilities(logits, temperature)
-            losses, gradients = compare(part, student)
+            losses, by_logits = compare(part, student)
             total += losses.sum()
-            by_logits = (gradients / temperature).to(logits.dtype)
-            if by_hidden is not None:
-                by_hidden[part] = by_logits @ weight.to(logits.dtype)
-            if by_weight is not None:
-                by_weight += by_logits.T @ hidden[part].to(logits.dtype)
-        ctx.save_for_backward(by_hidden, by_weight)
+            gradients.add(part, hidden[part], by_logits.div_(temperature).to(logits.dtype))
+        ctx.save_for_backward(gradients.by_hidden, gradients.by_weight)
         return total
 
     @staticmethod

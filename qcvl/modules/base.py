@@ -198,7 +198,7 @@ class VLModule(pl.LightningModule, ABC):
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum") / self.rows.degree
         labels, cells = counts[:-1].float(), counts[-1].clamp(min=1).float()
         self._cells = float(counts[-1])
-        batch = self.rows.share(batch)
+        batch = self.rows.share({**batch, "step_labels": labels})
         sums = self.losses(batch)
         loss = self.combine(sums, labels, cells)
         add(self._totals, {**sums, "loss": loss}, batch)

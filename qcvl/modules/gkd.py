@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +12,17 @@ from transformers import AutoConfig
 
 from qcvl.checkpoints.adapters import init_from
 from qcvl.checkpoints.fingerprint import fingerprint
+from qcvl.data.batch import count_labels
 from qcvl.errors import CheckpointError
 from qcvl.inference.sharding import gather_objects
 from qcvl.log import get_logger
 from qcvl.losses.jsd import Head, Top, divergence, most_likely
+from qcvl.losses.taught import Formula
 from qcvl.models.folders import find_folder
 from qcvl.models.forward import Seen, hidden_states, look, normalised, unwrap
 from qcvl.models.settings import ModelSpec, at_path
 from qcvl.modules.base import VLModule
+from qcvl.modules.lesson import Lesson, lesson_sums, shares
 from qcvl.modules.rollout import Author, author_of, draw_answers
 from qcvl.modules.settings import GKD
 from qcvl.modules.sft import answer_loss, before_labels
@@ -29,9 +32,7 @@ from qcvl.modules.visual_targets import features_distance, require_targets
 from qcvl.tuning.freezing import held_modules
 
 log = get_logger(__name__)
-CHUNK = (
-    512  # label positions whose logits of both models exist at once: 0.3 GiB each in fp32 at a vocabulary of 151,936
-)
+CHUNK = 512  # label positions whose logits of both models exist at once: each .3 GiB in fp32 at 151,936 words
 
 
 class GKDModule(VLModule):
@@ -123,16 +124,14 @@ class GKDModule(VLModule):
         pixels = normalised(batch["pixel_values"], self.processing.family)
         row = {**batch, "pixel_values": pixels, "segments": tuple(batch["segments"].tolist())}
         asked = self._teaches and (self.training or self.gkd.eval_kd)
-        told: Seen | None = None
-        lesson: Lesson | None = None
-        if asked:
-            told, lesson = self._learn(batch, row)
+        told, lesson = self._learn(batch, row) if asked else (None, None)
         seen = self._look(row, told)
         states = hidden_states(self.built, row, seen=seen).states
-        sums = answer_loss(self.built, states, batch["labels"], batch["label_kinds"])
-        if not asked:
-            return sums
-        if self.gkd.llm_kd_weight:
+        if lesson is not None and lesson.row is row and self._heads_are_equal:
+            sums = self._answers(states, batch, lesson)
+        else:
+            sums = answer_loss(self.built, states, batch["labels"], batch["label_kinds"])
+        if asked and self.gkd.llm_kd_weight and "llm_kd_sum" not in sums:
             if lesson is None and told is not None:  # the student writes, now that it has seen the images
                 drawn = self._draw(self.built, row, seen)
                 with self._present_teacher().asked(self.device) as teacher:
@@ -154,7 +153,7 @@ class GKDModule(VLModule):
             return "data"
         return author_of(self.seed, self.step_number, settings.lmbda, seq_kd=settings.seq_kd)
 
-    def _learn(self, batch: dict[str, Tensor], row: dict[str, Any]) -> tuple[Seen | None, "Lesson | None"]:
+    def _learn(self, batch: dict[str, Tensor], row: dict[str, Any]) -> tuple[Seen | None, Lesson | None]:
         """What the teacher sees, and says; it is not asked where all that is needed of it is in its cache."""
         if not self._caches:
             return self._ask(row, self._author())
@@ -189,7 +188,7 @@ class GKDModule(VLModule):
         if self._caches:
             self._opened_cache()
 
-    def _ask(self, row: dict[str, Any], author: Author | None) -> tuple[Seen, "Lesson | None"]:
+    def _ask(self, row: dict[str, Any], author: Author | None) -> tuple[Seen, Lesson | None]:
         """What the teacher sees, and what it says of the data's answers or of its own; None of the student's."""
         with self._present_teacher().asked(self.device) as teacher:
             told = look(teacher, row["pixel_values"], row["image_grid_thw"], keep_blocks=True)
@@ -210,20 +209,31 @@ class GKDModule(VLModule):
         limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
         return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
 
-    def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> "Lesson":
+    def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> Lesson:
         states = hidden_states(teacher, row, seen=told).states
-        said = self._head(teacher, states, row)
-        said = Head(said.hidden, said.weight.detach())
+        hidden, weight = self._head(teacher, states, row)
+        said = Head(hidden, weight.detach())
         k, temperature = self.gkd.top_k, self.gkd.kd_temperature
         return Lesson(row, said if k is None else most_likely(said, k, temperature=temperature, chunk=CHUNK))
 
-    def _divergence(self, states: Tensor, lesson: "Lesson") -> Tensor:
+    def _answers(self, states: Tensor, batch: dict[str, Tensor], lesson: Lesson) -> dict[str, Tensor]:
+        """``sft_sum``, ``correct`` and ``llm_kd_sum`` of the data's own answers, in one pass over the head."""
+        formula = Formula(self.gkd.beta, self.gkd.kd_temperature, CHUNK)
+        labels = batch.get("step_labels", count_labels(batch["label_kinds"])).to(self.device, torch.float32)
+        return lesson_sums(self._head(self.built, states, batch), batch, lesson, formula, shares(self.combine, labels))
+
+    def _divergence(self, states: Tensor, lesson: Lesson) -> Tensor:
         student, settings = self._head(self.built, states, lesson.row), self.gkd
         return divergence(student, lesson.said, beta=settings.beta, temperature=settings.kd_temperature, chunk=CHUNK)
 
     def _head(self, model: nn.Module, states: Tensor, row: dict[str, Any]) -> Head:
         weight = unwrap(model).get_output_embeddings().weight
         return Head(states[0, before_labels(row["label_kinds"])], weight[: self._words])
+
+    @cached_property
+    def _heads_are_equal(self) -> bool:
+        """Whether the teacher has a say of all the student's words, those that only pad its head as well."""
+        return self._words == len(unwrap(self.built).get_output_embeddings().weight)
 
     @cached_property
     def _words(self) -> int:
@@ -234,7 +244,7 @@ class GKDModule(VLModule):
         config = AutoConfig.from_pretrained(find_folder(self.gkd.teacher, weights=False), local_files_only=True)
         return min(own, config.get_text_config().vocab_size)
 
-    def _share(self, row: dict[str, Any], lesson: "Lesson") -> Tensor | float:
+    def _share(self, row: dict[str, Any], lesson: Lesson) -> Tensor | float:
         """Labels of the data for each label of the answers, over all ranks: 1 where they are the same."""
         if lesson.row is row:
             return 1.0
@@ -287,10 +297,3 @@ class GKDModule(VLModule):
         model = self.spec.load_model()
         first = init_from(model, self.tuner, self.stage.towers, Path(start), held_modules(model, self.stage))
         self._hold_to(teacher_of(frozen_copy(first, self._teacher_dtype), self.built, **self._teacher_options))
-
-
-class Lesson(NamedTuple):
-    """A row with answers, and what the teacher says at their labels."""
-
-    row: dict[str, Any]
-    said: Head | Top

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from qcvl.data.batch import collate, count_labels
+from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.errors import ConfigError
+from qcvl.losses import taught
 from qcvl.models.forward import hidden_states, label_logits, look, normalised, unwrap
 from qcvl.models.settings import ModelSpec, ScratchModel
 from qcvl.models.towers import tower_of
@@ -130,6 +132,31 @@ def test_without_its_weight_the_divergence_has_no_key_and_the_teacher_no_languag
     parts = unwrap(module.teacher.model)
     assert not list(parts.lm_head.parameters()) and not list(parts.model.language_model.parameters())
     assert make(llm_kd_weight=0.0).teacher is None
+
+
+@pytest.mark.parametrize("weights", [{}, {"token_weights": dict.fromkeys(LABEL_KINDS, 2.0) | {"coordinates": 0.5}}])
+def test_one_pass_over_the_head_gives_both_losses_as_two_would_and_is_enough(make, lora, packed, monkeypatch, weights):
+    module = make(tuner=lora(), beta=0.4, sft_alpha=0.3, **weights)
+    trained = [parameter for parameter in module.built.parameters() if parameter.requires_grad]
+    labels = count_labels(packed["label_kinds"]).float()
+    monkeypatch.setattr(taught, "_apart", None)  # would be called where weights were foretold wrongly
+    results = []
+    for at_once in (True, False):
+        monkeypatch.setitem(module.__dict__, "_heads_are_equal", at_once)
+        sums = module.losses(packed)
+        gradients = torch.autograd.grad(3 * module.combine(sums, labels, torch.ones(())), trained)
+        results.append([*(sums[name] for name in ("sft_sum", "correct", "llm_kd_sum")), *gradients])
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_lightnings_validation_has_the_losses_of_training(make, lora, packed):
+    module = make(tuner=lora(), eval_kd=True)
+    expected = module.losses(packed)
+    with torch.inference_mode():
+        found = module.eval().losses(packed)
+    for name in ("sft_sum", "llm_kd_sum"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
 def test_validation_asks_the_teacher_where_it_is_told_to_alone(make, lora, packed, monkeypatch):

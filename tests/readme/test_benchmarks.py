@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 NAMES = ["augment", "doctor", "generate", "jsonl", "packing", "patches", "photo_chain", "row_layout", "tiles"]
-SLOW = ["compose_time", "training"]  # each starts processes that import a trainer
+SLOW = ["compose_time", "gkd_cost", "training"]  # each starts processes that import a trainer
 
 
 @pytest.fixture
@@ -61,6 +61,27 @@ def test_the_benchmark_of_gpus_trains_a_small_shape_on_a_cpu_and_says_what_it_ra
     row = last_line("gpu")
     assert row["name"] == "gpu" and row["device"]
     assert row["tiny_lora_600"] > 0 and row["tiny_full_600"] > 0
+
+
+@pytest.mark.slow
+def test_the_cost_of_distillation_is_told_by_row_with_its_target(script, capsys):
+    script("gkd_cost").main(["--quick", "--only", "lora-self"])
+    table, _, lines = capsys.readouterr().out.partition("CPU, one thread")
+    assert [row.split(" | ")[:2] for row in table.splitlines()[2:4]] == [["| lora", "no teacher"], ["| lora", "itself"]]
+    row = json.loads(lines.splitlines()[2])
+    assert row["name"] == "gkd_cost/lora-self" and row["target"] == 1.55
+    assert min(row[name] for name in ("cpu", "wall", "peak", "extra")) > 0
+
+
+def test_a_cost_is_the_median_over_the_same_steps_after_the_first(script):
+    from trainers.turns import Speed, Turn
+
+    def speed(seconds, peak):
+        turns = tuple(Turn(value, 2 * value + 1) for value in seconds)
+        return Speed(1.0, (1.0,), peak // 2, 0, peak, turns)
+
+    found = script("gkd_cost").cost(speed([90, 2, 6, 20], 500), speed([1, 2, 4, 10], 400))
+    assert found == (1.5, pytest.approx(13 / 9), 1.25, 1.25)  # steps of 1, 1.5 and 2 times the seconds
 
 
 def test_make_bench_runs_every_benchmark(readme):

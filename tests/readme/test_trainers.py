@@ -48,6 +48,8 @@ def test_contenders_train_in_turns_and_memory_leaves_out_what_full_training_need
     assert all(len(speed.rates) == 2 and speed.rate > 0 for speed in speeds.values())
     assert all(speed.extra - speed.activations == 12 * 4 for speed in speeds.values())
     assert all(speed.padding == 0.5 and speed.operations == 2 * (2 * 5 * 3 * 1) / 20 for speed in speeds.values())
+    assert all(len(speed.turns) == 4 and speed.peak > speed.extra for speed in speeds.values())
+    assert all(turn.wall > 0 for speed in speeds.values() for turn in speed.turns)
 
 
 @pytest.mark.slow
