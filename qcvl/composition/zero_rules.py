@@ -63,6 +63,17 @@ def deepspeed_clips_norms(cfg: DictConfig) -> str | None:
     return "trainer.gradient_clip_algorithm: DeepSpeed clips by the norm alone; use norm"
 
 
+def drawn_answers_need_whole_layers(cfg: DictConfig) -> str | None:
+    """Ranks draw answers of other lengths, and under ZeRO-3 a layer waits for the others' at every token."""
+    drawn = OmegaConf.select(cfg, "objective.lmbda") or OmegaConf.select(cfg, "objective.seq_kd")
+    if zero_stage(cfg) != 3 or not drawn:
+        return None
+    return (
+        "objective: answers are drawn (lmbda, seq_kd) by a model whose layers ZeRO-3 gathers on all ranks at once, and "
+        "ranks draw answers of other lengths; use strategy=fsdp or deepspeed_zero2, or objective=gkd_forward_only"
+    )
+
+
 ZERO_RULES = (
     experts_are_not_dealt,
     deepspeed_steps_by_adamw,
@@ -70,6 +81,7 @@ ZERO_RULES = (
     ranks_need_whole_gradients,
     deepspeed_runs_on_gpus,
     deepspeed_clips_norms,
+    drawn_answers_need_whole_layers,
 )
 
 

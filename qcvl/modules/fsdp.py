@@ -1,6 +1,7 @@
 """``strategy=fsdp``: each rank holds a part of every weight, gradient and moment, by FSDP2."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,7 +16,7 @@ from torch.distributed.fsdp import (
 )
 from torch.optim import Optimizer
 
-from qcvl.modules.sharded import gather_weights, gathered, load_whole, placed, release_weights, shard
+from qcvl.modules.sharded import gather_weights, gathered, load_whole, placed, release_weights, shard, whole_blocks
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -24,8 +25,9 @@ class FSDP(ModelParallelStrategy):
     """Blocks of both towers gather their weights when they run; a step is that of one process.
 
     What is saved is whole, the same files as of one process, so that a run goes on over another number of ranks, or
-    without FSDP. In validations all weights are gathered, since ranks answer different numbers of photos: a rank's
-    memory must hold the whole model, in half precision where ``trainer.precision`` is ``bf16-mixed``.
+    without FSDP. In validations, and while the model draws answers to be distilled on, all weights are gathered, since
+    ranks answer different numbers of photos in different numbers of tokens, and gathering once costs less than for each
+    token: a rank's memory must hold the whole model, in half precision where ``trainer.precision`` is ``bf16-mixed``.
 
     Args:
         reshard_after_forward: free a block's weights between forward and backward: less memory, one more gathering.
@@ -89,6 +91,11 @@ class FSDP(ModelParallelStrategy):
 
     def model_to_device(self) -> None:
         """Sharding has moved parts and buffers to where they belong, which may be host memory."""
+
+    def whole_blocks(self) -> AbstractContextManager[None]:
+        """Within the block, a part of ``losses``, each rank may run the whole model alone, as drawing answers needs."""
+        module: Any = self.lightning_module
+        return whole_blocks(module, self.reshard_after_forward)
 
     def on_validation_start(self) -> None:
         """Gather all weights."""

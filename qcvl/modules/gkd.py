@@ -1,5 +1,6 @@
 """Generalized knowledge distillation: cross-entropy on the data's answers, nearness to a teacher on anyone's."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from qcvl.models.folders import find_folder
 from qcvl.models.forward import Seen, hidden_states, look, normalised, unwrap
 from qcvl.models.settings import ModelSpec, at_path
 from qcvl.modules.base import VLModule
+from qcvl.modules.fsdp import FSDP
 from qcvl.modules.rollout import Author, author_of, draw_answers
 from qcvl.modules.settings import GKD
 from qcvl.modules.sft import answer_loss, before_labels
@@ -208,7 +210,10 @@ class GKDModule(VLModule):
         """The row with answers of ``model``'s own; draws follow from the micro-batch's seed."""
         seed = int(np.random.SeedSequence([self.draw_seed]).generate_state(1, np.uint64)[0] >> 1)
         limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
-        return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
+        strategy = self.trainer.strategy
+        is_sharded = isinstance(strategy, FSDP) and model is self.built
+        with strategy.whole_blocks() if is_sharded else nullcontext():
+            return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
 
     def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> "Lesson":
         states = hidden_states(teacher, row, seen=told).states
