@@ -1,10 +1,10 @@
 """Generalized knowledge distillation: cross-entropy on the data's answers, nearness to a teacher on anyone's."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,19 @@ from qcvl.models.folders import find_folder
 from qcvl.models.forward import Seen, hidden_states, look, normalised, unwrap
 from qcvl.models.settings import ModelSpec, at_path
 from qcvl.modules.base import VLModule
-from qcvl.modules.fsdp import FSDP
+from qcvl.modules.dealing import rounding, run_alone, takes_weights
 from qcvl.modules.rollout import Author, author_of, draw_answers
 from qcvl.modules.settings import GKD
 from qcvl.modules.sft import answer_loss, before_labels
-from qcvl.modules.teacher import Teacher, frozen_copy, require_same_words, teacher_of, teacher_of_itself, weights_mark
+from qcvl.modules.teacher import (
+    Lesson,
+    Teacher,
+    frozen_copy,
+    require_same_words,
+    teacher_of,
+    teacher_of_itself,
+    weights_mark,
+)
 from qcvl.modules.teacher_cache import TeacherCache, label_counts, sample_keys
 from qcvl.modules.visual_targets import features_distance, require_targets
 from qcvl.tuning.freezing import held_modules
@@ -99,7 +107,8 @@ class GKDModule(VLModule):
 
     def _find_teacher(self) -> Teacher:
         if self.gkd.teacher == "self":
-            return teacher_of_itself(self.built, self._teacher_dtype, **self._teacher_options)
+            share = not takes_weights(self._trainer)
+            return teacher_of_itself(self.built, self._teacher_dtype, share=share, **self._teacher_options)
         return teacher_of(self._teacher_spec.load_model(), self.built, **self._teacher_options)
 
     @property
@@ -115,6 +124,11 @@ class GKDModule(VLModule):
     @property
     def _teacher_options(self) -> dict[str, bool]:
         return {"offload": self.gkd.teacher_offload, "speaks": self.gkd.llm_kd_weight > 0}
+
+    def _asked(self) -> AbstractContextManager[nn.Module]:
+        """The teacher as it answers; a copy of the student is rounded where a strategy rounds that."""
+        dtype = rounding(self._trainer) if self.gkd.teacher == "self" else None
+        return self._present_teacher().asked(self.device, dtype)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over the batch: ``sft_sum`` by label kind and ``correct``; where the teacher is asked, the rest.
@@ -137,7 +151,7 @@ class GKDModule(VLModule):
         if self.gkd.llm_kd_weight:
             if lesson is None and told is not None:  # the student writes, now that it has seen the images
                 drawn = self._draw(self.built, row, seen)
-                with self._present_teacher().asked(self.device) as teacher:
+                with self._asked() as teacher:
                     lesson = self._hear(teacher, drawn, told)
             assert lesson is not None
             if lesson.row is not row:
@@ -156,7 +170,7 @@ class GKDModule(VLModule):
             return "data"
         return author_of(self.seed, self.step_number, settings.lmbda, seq_kd=settings.seq_kd)
 
-    def _learn(self, batch: dict[str, Tensor], row: dict[str, Any]) -> tuple[Seen | None, "Lesson | None"]:
+    def _learn(self, batch: dict[str, Tensor], row: dict[str, Any]) -> tuple[Seen | None, Lesson | None]:
         """What the teacher sees, and says; it is not asked where all that is needed of it is in its cache."""
         if not self._caches:
             return self._ask(row, self._author())
@@ -191,9 +205,9 @@ class GKDModule(VLModule):
         if self._caches:
             self._opened_cache()
 
-    def _ask(self, row: dict[str, Any], author: Author | None) -> tuple[Seen, "Lesson | None"]:
+    def _ask(self, row: dict[str, Any], author: Author | None) -> tuple[Seen, Lesson | None]:
         """What the teacher sees, and what it says of the data's answers or of its own; None of the student's."""
-        with self._present_teacher().asked(self.device) as teacher:
+        with self._asked() as teacher:
             told = look(teacher, row["pixel_values"], row["image_grid_thw"], keep_blocks=True)
             if author in ("student", None) or not self.gkd.llm_kd_weight:
                 return told, None
@@ -210,19 +224,17 @@ class GKDModule(VLModule):
         """The row with answers of ``model``'s own; draws follow from the micro-batch's seed."""
         seed = int(np.random.SeedSequence([self.draw_seed]).generate_state(1, np.uint64)[0] >> 1)
         limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
-        strategy = self.trainer.strategy
-        is_sharded = isinstance(strategy, FSDP) and model is self.built
-        with strategy.whole_blocks() if is_sharded else nullcontext():
+        with run_alone(self.trainer) if model is self.built else nullcontext():
             return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
 
-    def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> "Lesson":
+    def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> Lesson:
         states = hidden_states(teacher, row, seen=told).states
         said = self._head(teacher, states, row)
         said = Head(said.hidden, said.weight.detach())
         k, temperature = self.gkd.top_k, self.gkd.kd_temperature
         return Lesson(row, said if k is None else most_likely(said, k, temperature=temperature, chunk=CHUNK))
 
-    def _divergence(self, states: Tensor, lesson: "Lesson") -> Tensor:
+    def _divergence(self, states: Tensor, lesson: Lesson) -> Tensor:
         student, settings = self._head(self.built, states, lesson.row), self.gkd
         return divergence(student, lesson.said, beta=settings.beta, temperature=settings.kd_temperature, chunk=CHUNK)
 
@@ -233,13 +245,13 @@ class GKDModule(VLModule):
     @cached_property
     def _words(self) -> int:
         """Rows that both heads have: families pad those of one vocabulary to different numbers."""
-        own = len(unwrap(self.built).get_output_embeddings().weight)
+        own = unwrap(self.built).config.get_text_config().vocab_size  # a head that DeepSpeed deals has no rows here
         if self.gkd.teacher == "self":
             return own
         config = AutoConfig.from_pretrained(find_folder(self.gkd.teacher, weights=False), local_files_only=True)
         return min(own, config.get_text_config().vocab_size)
 
-    def _share(self, row: dict[str, Any], lesson: "Lesson") -> Tensor | float:
+    def _share(self, row: dict[str, Any], lesson: Lesson) -> Tensor | float:
         """Labels of the data for each label of the answers, over all ranks: 1 where they are the same."""
         if lesson.row is row:
             return 1.0
@@ -291,11 +303,5 @@ class GKDModule(VLModule):
             )
         model = self.spec.load_model()
         first = init_from(model, self.tuner, self.stage.towers, Path(start), held_modules(model, self.stage))
-        self._hold_to(teacher_of(frozen_copy(first, self._teacher_dtype), self.built, **self._teacher_options))
-
-
-class Lesson(NamedTuple):
-    """A row with answers, and what the teacher says at their labels."""
-
-    row: dict[str, Any]
-    said: Head | Top
+        copy = frozen_copy(first, self._teacher_dtype, share=True)
+        self._hold_to(teacher_of(copy, self.built, **self._teacher_options))

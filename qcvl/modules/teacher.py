@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -13,10 +14,18 @@ from torch import nn
 from qcvl.checkpoints.fingerprint import fingerprint
 from qcvl.errors import ConfigError
 from qcvl.inference.hf import evaluating
+from qcvl.losses.jsd import Head, Top
 from qcvl.models.forward import unwrap
 from qcvl.models.spec import Processing
 from qcvl.models.towers import tower_of
 from qcvl.tuning.adapters import base_name
+
+
+class Lesson(NamedTuple):
+    """A row with answers, and what the teacher says at their labels."""
+
+    row: dict[str, Any]
+    said: Head | Top
 
 
 class Teacher:
@@ -36,27 +45,34 @@ class Teacher:
         self.sees_as_student = _same_eye(model, student)
 
     @contextmanager
-    def asked(self, device: torch.device) -> Iterator[nn.Module]:
-        """The model on ``device`` as it answers: without gradients, dropout and adapters."""
-        self._move(device)
+    def asked(self, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
+        """The model on ``device`` as it answers: without gradients, dropout and adapters.
+
+        ``dtype`` is what parameters of its own are rounded to, None: they stay as they are.
+        """
+        self._move(device, dtype)
         with torch.no_grad(), evaluating(self.model), adapters_off(self.adapters):
             yield self.model
         if self.offload:
-            self._move(torch.device("cpu"))
+            self._move(torch.device("cpu"), None)
 
-    def _move(self, device: torch.device) -> None:
+    def _move(self, device: torch.device, dtype: torch.dtype | None) -> None:
         for tensor in self.own:
-            tensor.data = tensor.data.to(device)
+            rounded = isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
+            tensor.data = tensor.data.to(device, dtype if rounded else None)
 
 
-def teacher_of_itself(student: nn.Module, dtype: torch.dtype | None, *, offload: bool, speaks: bool) -> Teacher:
+def teacher_of_itself(
+    student: nn.Module, dtype: torch.dtype | None, *, share: bool, offload: bool, speaks: bool
+) -> Teacher:
     """The student as it is now: itself without adapters where these are all that moves, else with copies of the rest.
 
-    What stays frozen is shared. ``dtype`` None keeps number formats; ``speaks`` False leaves the language model out.
+    What stays frozen is shared, without ``share`` copied too. ``dtype`` None keeps number formats; ``speaks`` False
+    leaves the language model out.
     """
     if isinstance(student, PeftModel) and not _moves_base(student):
         return Teacher(student, student, offload=False)
-    copy = frozen_copy(student, dtype)
+    copy = frozen_copy(student, dtype, share=share)
     return Teacher(copy if speaks else _without_language(copy), student, offload=offload)
 
 
@@ -96,20 +112,20 @@ def require_same_words(student: Processing, teacher: Processing, path: str) -> N
             )
 
 
-def frozen_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """A copy in which what is frozen in ``model``, and has ``dtype`` already, is the very same tensor."""
+def frozen_copy(model: nn.Module, dtype: torch.dtype | None, *, share: bool) -> nn.Module:
+    """A copy; with ``share`` what is frozen in ``model``, and has ``dtype`` already, is the very same tensor."""
     parameters = list(model.parameters())
     copy = deepcopy(model, memo={id(parameter): parameter for parameter in parameters})
-    made = {id(parameter): _frozen(parameter, dtype) for parameter in parameters}
+    made = {id(parameter): _frozen(parameter, dtype, share) for parameter in parameters}
     for module in copy.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             module._parameters[name] = made[id(parameter)]
     return copy
 
 
-def _frozen(parameter: nn.Parameter, dtype: torch.dtype | None) -> nn.Parameter:
+def _frozen(parameter: nn.Parameter, dtype: torch.dtype | None, share: bool) -> nn.Parameter:
     wanted = dtype if dtype is not None and parameter.is_floating_point() else parameter.dtype
-    if not parameter.requires_grad and parameter.dtype == wanted:
+    if share and not parameter.requires_grad and parameter.dtype == wanted:
         return parameter
     return nn.Parameter(parameter.detach().to(wanted, copy=True), requires_grad=False)
 
