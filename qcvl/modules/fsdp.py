@@ -1,7 +1,6 @@
 """``strategy=fsdp``: each rank holds a part of every weight, gradient and moment, by FSDP2."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +15,7 @@ from torch.distributed.fsdp import (
 )
 from torch.optim import Optimizer
 
-from qcvl.modules.sharded import gather_weights, gathered, load_whole, placed, release_weights, shard, whole_blocks
+from qcvl.modules.sharded import gather_weights, gathered, load_whole, placed, release_weights, shard
 
 COMPUTE_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -91,11 +90,6 @@ class FSDP(ModelParallelStrategy):
 
     def model_to_device(self) -> None:
         """Sharding has moved parts and buffers to where they belong, which may be host memory."""
-
-    def whole_blocks(self) -> AbstractContextManager[None]:
-        """Within the block, a part of ``losses``, each rank may run the whole model alone, as drawing answers needs."""
-        module: Any = self.lightning_module
-        return whole_blocks(module, self.reshard_after_forward)
 
     def on_validation_start(self) -> None:
         """Gather all weights."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from qcvl.checkpoints.adapters import init_from
 from qcvl.checkpoints.fingerprint import fingerprint
@@ -28,6 +27,7 @@ from qcvl.modules.sft import answer_loss, before_labels
 from qcvl.modules.teacher import (
     Lesson,
     Teacher,
+    common_words,
     frozen_copy,
     require_same_words,
     teacher_of,
@@ -39,9 +39,7 @@ from qcvl.modules.visual_targets import features_distance, require_targets
 from qcvl.tuning.freezing import held_modules
 
 log = get_logger(__name__)
-CHUNK = (
-    512  # label positions whose logits of both models exist at once: 0.3 GiB each in fp32 at a vocabulary of 151,936
-)
+CHUNK = 512  # label positions whose logits of both models exist at once: 0.3 GiB each in fp32 at 151,936 words
 
 
 class GKDModule(VLModule):
@@ -107,7 +105,7 @@ class GKDModule(VLModule):
 
     def _find_teacher(self) -> Teacher:
         if self.gkd.teacher == "self":
-            share = not takes_weights(self._trainer)
+            share = not takes_weights(self)
             return teacher_of_itself(self.built, self._teacher_dtype, share=share, **self._teacher_options)
         return teacher_of(self._teacher_spec.load_model(), self.built, **self._teacher_options)
 
@@ -127,7 +125,7 @@ class GKDModule(VLModule):
 
     def _asked(self) -> AbstractContextManager[nn.Module]:
         """The teacher as it answers; a copy of the student is rounded where a strategy rounds that."""
-        dtype = rounding(self._trainer) if self.gkd.teacher == "self" else None
+        dtype = rounding(self) if self.gkd.teacher == "self" else None
         return self._present_teacher().asked(self.device, dtype)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -224,7 +222,7 @@ class GKDModule(VLModule):
         """The row with answers of ``model``'s own; draws follow from the micro-batch's seed."""
         seed = int(np.random.SeedSequence([self.draw_seed]).generate_state(1, np.uint64)[0] >> 1)
         limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
-        with run_alone(self.trainer) if model is self.built else nullcontext():
+        with run_alone(self) if model is self.built else nullcontext():
             return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
 
     def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> Lesson:
@@ -244,12 +242,7 @@ class GKDModule(VLModule):
 
     @cached_property
     def _words(self) -> int:
-        """Rows that both heads have: families pad those of one vocabulary to different numbers."""
-        own = unwrap(self.built).config.get_text_config().vocab_size  # a head that DeepSpeed deals has no rows here
-        if self.gkd.teacher == "self":
-            return own
-        config = AutoConfig.from_pretrained(find_folder(self.gkd.teacher, weights=False), local_files_only=True)
-        return min(own, config.get_text_config().vocab_size)
+        return common_words(self.built, self.gkd.teacher)
 
     def _share(self, row: dict[str, Any], lesson: Lesson) -> Tensor | float:
         """Labels of the data for each label of the answers, over all ranks: 1 where they are the same."""

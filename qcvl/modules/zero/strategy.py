@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
@@ -46,11 +45,6 @@ class ZeroStrategy(DeepSpeedStrategy):
                 "use strategy=ddp, or trainer.accelerator=gpu on a machine that has one"
             )
         super()._configure_launcher()
-
-    @property
-    def rounding(self) -> torch.dtype | None:
-        """What all weights of the model are rounded to; None: they stay as they are."""
-        return {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision_plugin.precision.split("-")[0])
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
