@@ -170,23 +170,11 @@ def ranks_that_share_rows_make_whole_groups(cfg: DictConfig) -> str | None:
     return None
 
 
-def drawn_answers_need_whole_models(cfg: DictConfig) -> str | None:
-    """Ranks draw answers of other lengths, and one that holds parts of a model would wait for the others'."""
-    objective = cfg.get("objective")
-    if objective is None or not str(objective.get("_target_")).endswith(".GKD"):
+def a_teacher_is_asked_about_whole_rows(cfg: DictConfig) -> str | None:
+    """Ranks that hold parts of a row would have to ask a teacher, and draw answers, together."""
+    if not _distils(cfg) or (OmegaConf.select(cfg, "sp_degree") or 1) == 1:
         return None
-    if (OmegaConf.select(cfg, "sp_degree") or 1) > 1:
-        return (
-            "sp_degree: ranks that hold rows together cannot be taught by a teacher yet; use sp_degree=1, strategy=fsdp"
-        )
-    if "zero" in _strategy(cfg):
-        return "objective: a teacher beside DeepSpeed is not tested; use strategy=fsdp or strategy=ddp"
-    if "fsdp" in _strategy(cfg) and (objective.lmbda or objective.seq_kd):
-        return (
-            "objective: answers are drawn (lmbda, seq_kd) by models that are whole, and strategy=fsdp shards them; use "
-            "objective=gkd_forward_only or strategy=ddp"
-        )
-    return None
+    return "sp_degree: ranks that hold rows together cannot be taught by a teacher yet; use sp_degree=1, strategy=fsdp"
 
 
 def packs_are_of_conversations(cfg: DictConfig) -> str | None:
@@ -214,7 +202,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     shifted_templates_are_fused,
     a_probe_starts_from_a_budget,
     ranks_that_share_rows_make_whole_groups,
-    drawn_answers_need_whole_models,
+    a_teacher_is_asked_about_whole_rows,
     packs_are_of_conversations,
     *ZERO_RULES,
 )
@@ -225,6 +213,10 @@ def check_compatible(cfg: DictConfig) -> None:
     broken = [problem for rule in RULES if (problem := rule(cfg)) is not None]
     if broken:
         raise ConfigError("\n".join(broken))
+
+
+def _distils(cfg: DictConfig) -> bool:
+    return str(OmegaConf.select(cfg, "objective._target_")).endswith(".GKD")
 
 
 def _val_names(cfg: DictConfig) -> list[str]:

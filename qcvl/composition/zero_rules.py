@@ -63,6 +63,31 @@ def deepspeed_clips_norms(cfg: DictConfig) -> str | None:
     return "trainer.gradient_clip_algorithm: DeepSpeed clips by the norm alone; use norm"
 
 
+def drawn_answers_are_not_tried(cfg: DictConfig) -> str | None:
+    """Ranks draw answers of other lengths, for which a layer of ZeRO-3 would wait; other stages were not tried."""
+    drawn = OmegaConf.select(cfg, "objective.lmbda") or OmegaConf.select(cfg, "objective.seq_kd")
+    if zero_stage(cfg) is None or not drawn:
+        return None
+    return (
+        "objective: answers are drawn (lmbda, seq_kd), which was not tried with DeepSpeed; use strategy=fsdp or ddp, "
+        "or objective=gkd_forward_only"
+    )
+
+
+def teachers_are_the_model_itself(cfg: DictConfig) -> str | None:
+    """Beside DeepSpeed a teacher was tried that is the model without its adapters."""
+    if zero_stage(cfg) is None or not str(OmegaConf.select(cfg, "objective._target_")).endswith(".GKD"):
+        return None
+    full = str(OmegaConf.select(cfg, "tuner._target_")).endswith(".FullTuner")
+    biases = OmegaConf.select(cfg, "tuner.bias") not in (None, "none")
+    if cfg.objective.teacher == "self" and not full and not biases:
+        return None
+    return (
+        "objective.teacher: a teacher with weights of its own was not tried beside DeepSpeed; use teacher=self and "
+        "adapters (tuner=lora), or strategy=fsdp"
+    )
+
+
 ZERO_RULES = (
     experts_are_not_dealt,
     deepspeed_steps_by_adamw,
@@ -70,6 +95,8 @@ ZERO_RULES = (
     ranks_need_whole_gradients,
     deepspeed_runs_on_gpus,
     deepspeed_clips_norms,
+    drawn_answers_are_not_tried,
+    teachers_are_the_model_itself,
 )
 
 

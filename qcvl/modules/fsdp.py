@@ -24,8 +24,9 @@ class FSDP(ModelParallelStrategy):
     """Blocks of both towers gather their weights when they run; a step is that of one process.
 
     What is saved is whole, the same files as of one process, so that a run goes on over another number of ranks, or
-    without FSDP. In validations all weights are gathered, since ranks answer different numbers of photos: a rank's
-    memory must hold the whole model, in half precision where ``trainer.precision`` is ``bf16-mixed``.
+    without FSDP. In validations, and while the model draws answers to be distilled on, all weights are gathered, since
+    ranks answer different numbers of photos in different numbers of tokens, and gathering once costs less than for each
+    token: a rank's memory must hold the whole model, in half precision where ``trainer.precision`` is ``bf16-mixed``.
 
     Args:
         reshard_after_forward: free a block's weights between forward and backward: less memory, one more gathering.

@@ -1,5 +1,6 @@
 """Generalized knowledge distillation: cross-entropy on the data's answers, nearness to a teacher on anyone's."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from qcvl.checkpoints.adapters import init_from
 from qcvl.checkpoints.fingerprint import fingerprint
@@ -22,11 +22,20 @@ from qcvl.models.folders import find_folder
 from qcvl.models.forward import Seen, hidden_states, look, normalised, unwrap
 from qcvl.models.settings import ModelSpec, at_path
 from qcvl.modules.base import VLModule
-from qcvl.modules.lesson import Lesson, lesson_sums, shares
+from qcvl.modules.lesson import Lesson, labels_for_one, lesson_sums, shares
 from qcvl.modules.rollout import Author, author_of, draw_answers
 from qcvl.modules.settings import GKD
 from qcvl.modules.sft import answer_loss, before_labels
-from qcvl.modules.teacher import Teacher, frozen_copy, require_same_words, teacher_of, teacher_of_itself, weights_mark
+from qcvl.modules.sharded import whole_blocks
+from qcvl.modules.teacher import (
+    Teacher,
+    common_words,
+    frozen_copy,
+    require_same_words,
+    teacher_of,
+    teacher_of_itself,
+    weights_mark,
+)
 from qcvl.modules.teacher_cache import TeacherCache, label_counts, sample_keys
 from qcvl.modules.visual_targets import features_distance, require_targets
 from qcvl.tuning.freezing import held_modules
@@ -139,7 +148,7 @@ class GKDModule(VLModule):
             assert lesson is not None
             if lesson.row is not row:
                 states = hidden_states(self.built, lesson.row, seen=seen).states
-            sums["llm_kd_sum"] = self._divergence(states, lesson) * self._share(row, lesson)
+            sums["llm_kd_sum"] = self._divergence(states, lesson) * labels_for_one(row, lesson, self._trainer)
         if self.targets and told is not None:
             distance = self.gkd.visual_kd["distance"]
             sums["cells"] = torch.tensor(len(seen.merged), device=self.device)
@@ -207,7 +216,8 @@ class GKDModule(VLModule):
         """The row with answers of ``model``'s own; draws follow from the micro-batch's seed."""
         seed = int(np.random.SeedSequence([self.draw_seed]).generate_state(1, np.uint64)[0] >> 1)
         limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
-        return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
+        with whole_blocks(self) if model is self.built else nullcontext():
+            return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
 
     def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> Lesson:
         states = hidden_states(teacher, row, seen=told).states
@@ -228,30 +238,18 @@ class GKDModule(VLModule):
 
     def _head(self, model: nn.Module, states: Tensor, row: dict[str, Any]) -> Head:
         weight = unwrap(model).get_output_embeddings().weight
-        return Head(states[0, before_labels(row["label_kinds"])], weight[: self._words])
+        return Head(
+            states[0, before_labels(row["label_kinds"])], weight if self._heads_are_equal else weight[: self._words]
+        )
 
     @cached_property
     def _heads_are_equal(self) -> bool:
         """Whether the teacher has a say of all the student's words, those that only pad its head as well."""
-        return self._words == len(unwrap(self.built).get_output_embeddings().weight)
+        return self._words == common_words(self.built, "self")
 
     @cached_property
     def _words(self) -> int:
-        """Rows that both heads have: families pad those of one vocabulary to different numbers."""
-        own = len(unwrap(self.built).get_output_embeddings().weight)
-        if self.gkd.teacher == "self":
-            return own
-        config = AutoConfig.from_pretrained(find_folder(self.gkd.teacher, weights=False), local_files_only=True)
-        return min(own, config.get_text_config().vocab_size)
-
-    def _share(self, row: dict[str, Any], lesson: Lesson) -> Tensor | float:
-        """Labels of the data for each label of the answers, over all ranks: 1 where they are the same."""
-        if lesson.row is row:
-            return 1.0
-        counts = torch.stack([(part["label_kinds"] > 0).sum() for part in (row, lesson.row)]).double()
-        if self.trainer.world_size > 1:
-            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        return (counts[0] / counts[1]).float()
+        return common_words(self.built, self.gkd.teacher)
 
     def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
         """The weighted sum of the means that there are."""

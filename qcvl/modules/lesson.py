@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +19,16 @@ class Lesson(NamedTuple):
 
     row: dict[str, Any]
     said: Head | Top
+
+
+def labels_for_one(row: dict[str, Any], lesson: Lesson, trainer: pl.Trainer | None) -> Tensor | float:
+    """Labels of the data for each label of the lesson's answers, over all ranks: 1 where they are the same."""
+    if lesson.row is row:
+        return 1.0
+    counts = torch.stack([(part["label_kinds"] > 0).sum() for part in (row, lesson.row)]).double()
+    if trainer is not None and trainer.world_size > 1:
+        counts = trainer.strategy.reduce(counts, reduce_op="sum")
+    return (counts[0] / counts[1]).float()
 
 
 def lesson_sums(

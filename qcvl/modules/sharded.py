@@ -1,6 +1,7 @@
 """Tensors of which each rank holds a part: whole on the first rank, and back into parts."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -98,6 +99,29 @@ def release_weights(module: FSDPModule, reshard_after_forward: bool) -> None:
     for part in _parts(module):
         part.reshard()
         part.set_reshard_after_forward(reshard_after_forward and part is not module, recurse=False)
+
+
+@contextmanager
+def whole_blocks(module: Any) -> Iterator[None]:
+    """Within the block, in the midst of a forward of ``module``, ranks may run its blocks as often as each likes.
+
+    What is in no block is gathered by then, and stays so. A module that is not sharded is left as it is.
+    """
+    if not isinstance(module, FSDPModule):
+        yield
+        return
+    reshard_after_forward = module.trainer.strategy.reshard_after_forward
+    blocks = [part for part in _parts(module) if part is not module]
+    for block in blocks:
+        block.set_reshard_after_forward(False, recurse=False)
+        block.unshard()
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.set_reshard_after_forward(reshard_after_forward, recurse=False)
+            if reshard_after_forward:
+                block.reshard()
 
 
 def _parts(module: nn.Module) -> Iterator[FSDPModule]:

@@ -9,10 +9,12 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
+from transformers import AutoConfig
 
 from qcvl.checkpoints.fingerprint import fingerprint
 from qcvl.errors import ConfigError
 from qcvl.inference.hf import evaluating
+from qcvl.models.folders import find_folder
 from qcvl.models.forward import unwrap
 from qcvl.models.spec import Processing
 from qcvl.models.towers import tower_of
@@ -94,6 +96,18 @@ def require_same_words(student: Processing, teacher: Processing, path: str) -> N
                 f"objective.teacher={path}: {name} is {theirs}, the student's is {ours}, and both see the same "
                 "patches; use a teacher of the same family"
             )
+
+
+def common_words(student: nn.Module, teacher: str) -> int:
+    """Rows that the heads of both have: families pad those of one vocabulary to different numbers.
+
+    The student's number is read from its configuration: of a head that ZeRO-3 deals no row is here.
+    """
+    own: int = unwrap(student).config.get_text_config().vocab_size
+    if teacher == "self":
+        return own
+    config = AutoConfig.from_pretrained(find_folder(teacher, weights=False), local_files_only=True)
+    return min(own, config.get_text_config().vocab_size)
 
 
 def frozen_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from qcvl.modules.rollout import author_of
 from tests.invariant.conftest import metrics, rows, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -137,6 +138,20 @@ def test_a_teacher_of_itself_teaches_sharded_ranks_what_it_teaches_one_process(c
     assert_same(rows(tmp_path / "two"), expected)
     assert any(row.get("train/llm_kd_loss") for row in expected)
     assert any(row.get("train/vision_kd_loss") for row in expected)
+
+
+def test_sharded_ranks_draw_the_answers_of_one_process_each_as_long_as_it_likes(command, small_run, tmp_path):
+    # Steps about the student's answers and, seq_kd, about those of its teacher, which is the sharded model as well.
+    drawing = ("objective=gkd", "objective.temperature=0", "objective.max_completion_length=40", "stage=3")
+    for name, strategy in (("one", ONE), ("two", FSDP)):
+        steps = ("trainer.max_steps=4", "data.val_generate=0", f"hydra.run.dir={tmp_path / name}")
+        done = command("train", *small_run, *drawing, "tuner=lora", *strategy, *steps)
+        assert done.code == 0, done.output
+    expected = rows(tmp_path / "one")
+    assert_same(rows(tmp_path / "two"), expected)
+    assert max(row.get("train/llm_kd_loss", 0) for row in expected) > 0
+    authors = {author_of(0, step, 0.5, seq_kd=True) for step in range(4)}
+    assert authors == {"student", "teacher"}
 
 
 def test_sharded_ranks_of_which_some_recall_what_their_teacher_said_have_the_same_losses(command, small_run, tmp_path):

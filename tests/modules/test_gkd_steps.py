@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from qcvl.callbacks.drift import DriftAlarm
 from qcvl.errors import CheckpointError
 from qcvl.modules.settings import GKD
-from tests.conftest import choice
+from tests.conftest import CONF, QUANT, choice
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 TUNERS, LIKE_THEM = ("dora", "fourierft", "lora_aligner_full"), ("lora", "rslora", "adalora", "boft", "aligner")
@@ -159,3 +159,44 @@ def test_with_every_tuner_the_teacher_is_the_model_without_what_it_adds(make_mod
         student = hidden_states(module.built, row).states
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(student, expected, atol=1e-3)
+
+
+EVERY = ("full", *TUNERS, *LIKE_THEM, "qlora")
+OFTEN = ("full", "dora", "fourierft")  # one of each kind; the others are slow in number
+MARKS = {"qlora": QUANT} | {name: pytest.mark.slow for name in EVERY if name not in (*OFTEN, "qlora")}
+
+
+def test_every_choice_of_tuner_is_tried():
+    assert set(EVERY) == {path.stem for path in (CONF / "tuner").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("tuner", [pytest.param(name, marks=MARKS.get(name, ())) for name in EVERY])
+def test_two_steps_of_every_tuner_start_at_a_teacher_that_stays_what_it_was(
+    make_module, make_datamodule, make_data, make_trainer, packed, logged, tmp_path, tuner
+):
+    from qcvl.models.forward import hidden_states, normalised
+    from qcvl.tuning.settings import FullTuner, PeftTuner
+
+    module = make_module(
+        objective=GKD(**choice("objective/gkd_forward_only.yaml")),
+        tuner=FullTuner() if tuner == "full" else PeftTuner(**choice(f"tuner/{tuner}.yaml")),
+        rate=1e-2,
+    )
+    module.configure_model()
+    pixels = normalised(packed["pixel_values"], module.processing.family)
+    row = {**packed, "pixel_values": pixels, "segments": tuple(packed["segments"].tolist())}
+
+    def said() -> torch.Tensor:
+        with module.teacher.asked(module.device) as teacher:
+            return hidden_states(teacher, row).states
+
+    before = said()
+    data = make_data(train={"en": make_data.source("en.jsonl")}, val=None, sample_limit=2, batch_size=1)
+    make_trainer(tmp_path).fit(module, make_datamodule(data=data))
+    assert torch.equal(said(), before)
+    losses = [logged(f"train/{key}", tmp_path) for key in ("loss", "llm_kd_loss")]
+    assert all(len(values) == 2 and torch.tensor(values).isfinite().all() for values in losses)
+    first, second = losses[1]
+    if tuner != "fourierft":  # which is not the identity at its start
+        assert first == pytest.approx(0, abs=1e-6)
+    assert second > 1e-7

@@ -89,6 +89,35 @@ def test_a_checkpoint_goes_on_with_the_same_losses_on_two_processes_and_on_one(
         assert logged("train/loss", tmp_path / "alone") == pytest.approx(expected[3:], rel=1e-4)
 
 
+@pytest.fixture
+def taught(make_module, make_datamodule, make_data, make_trainer, lora, tmp_path):
+    """``taught(folder, batch_size)``: three steps of distillation over 6 records."""
+    from qcvl.modules.settings import GKD
+    from tests.conftest import choice
+
+    def run(folder: str, batch_size: int, **changes) -> None:
+        sources = {"train": {"en": make_data.source("en.jsonl")}, "val": None}
+        data = make_data(**sources, sample_limit=6, batch_size=batch_size, sampling="dense")
+        values = choice("objective/gkd_forward_only.yaml")
+        values["visual_kd"] = values["visual_kd"] | {"enabled": True}
+        module = make_module(objective=GKD(**values), tuner=lora(dropout=0.0), rate=1e-2)
+        make_trainer(tmp_path / folder, **{"gradient_clip_val": None} | changes).fit(module, make_datamodule(data=data))
+
+    return run
+
+
+def test_two_processes_are_taught_by_the_dealt_model_what_one_is(taught, logged, tmp_path):
+    """ZeRO-3's own hooks gather each layer for the teacher, which is the model without its adapters."""
+    from tests.modules.zero_on_cpu import in_processes
+
+    taught("one", 2)
+    in_processes(2, lambda ranks: taught("two", 1, strategy=strategy("deepspeed_zero3"), **ranks))
+    for key in ("loss", "sft_loss", "llm_kd_loss", "vision_kd_loss", "token_acc", "grad_norm", "grad_norm/aligner"):
+        single, double = (logged(f"train/{key}", tmp_path / folder) for folder in ("one", "two"))
+        assert len(single) == 3 and double == pytest.approx(single, rel=1e-3, abs=1e-7), key
+    assert logged("train/llm_kd_loss", tmp_path / "one")[-1] > 1e-7
+
+
 def test_a_run_without_gpus_is_refused_when_the_trainer_is_made(make_trainer):
     from qcvl.errors import ConfigError
     from qcvl.modules.zero.strategy import ZeroStrategy
