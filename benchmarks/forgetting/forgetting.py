@@ -2,8 +2,8 @@
 
     python benchmarks/forgetting/forgetting.py --results outputs/forgetting.jsonl --plot outputs/forgetting.png
 
-The old task is what the embedded model was trained on; the new one has other photos and other wording. Each point is a
-line of the results file; a second start goes on where the first ended.
+The old task is what the embedded model was trained on; the new one is the same scenes in negative. Each point is a line
+of the results file; a second start goes on where the first ended.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 
 from matching import Point, old_at, paired
 from methods import INTERPOLATED, METHODS, PARTS, settings
+from negatives import write_negatives
 
 Runs = dict[str, dict[int, list[Point]]]  # of a method, by seed
 
@@ -34,7 +35,7 @@ def train(method: str, seed: int, options: argparse.Namespace) -> Iterator[dict[
 
     folder = Path(tempfile.mkdtemp(prefix="forgetting-"))
     start = time.process_time()
-    chosen = {"steps": options.steps, "every": options.every, "photos": options.photos}
+    chosen = {"steps": options.steps, "every": options.every, "photos": options.photos, "data": str(options.data)}
     run = config.build(config.load("train", settings(method, seed=seed, folder=str(folder), **chosen)))
     run.datamodule.prepare_data()
     run.datamodule.setup("fit")
@@ -72,6 +73,9 @@ def shrink(model: Any, part: float) -> None:
 
 def collect(options: argparse.Namespace) -> None:
     """Run what the results file lacks, seed after seed."""
+    options.data = options.results.absolute().parent / "negatives"
+    for split, count, seed in (("train", 1000, 11), ("val", options.photos, 22)):
+        write_negatives(options.data / f"{split}.jsonl", count, seed)
     for seed in options.seeds:
         for method in options.methods:
             lines = read_lines(options.results)

@@ -1,6 +1,5 @@
 """What is compared, each as the settings a user would type behind ``python -m qcvl.train``."""
 
-OLD, NEW = "base", "demo"  # domains of the scenes: brushed panels, "red plate"; dark benches, "plate, red"
 WEIGHTS = (0.25, 1.0)  # of the divergence in objective=gkd_forward_only
 PARTS = (0.25, 0.5, 0.75)  # of the way from the base to SFT's end, for interpolated weights
 
@@ -18,24 +17,18 @@ METHODS: dict[str, tuple[str, ...]] = {
 INTERPOLATED = "interpolated weights"
 
 
-def scenes(domain: str, count: int, seed: int) -> str:
-    """A source of English scenes, in Hydra's grammar."""
-    return (
-        f"{{_target_: qcvl.data.sources.SceneSource, count: {count}, seed: {seed}, domain: {domain}, "
-        "language: en, repeat: 1, task: null, prompts: null}"
-    )
+SCENES = (
+    "{{_target_: qcvl.data.sources.SceneSource, count: {count}, seed: {seed}, domain: base, language: en, repeat: 1, "
+    "task: null, prompts: null}}"
+)
 
 
-def settings(method: str, *, seed: int, steps: int, every: int, photos: int, folder: str) -> list[str]:
-    """The whole command of one run: stage 3, LoRA, a constant rate, scores on both tasks each ``every`` steps."""
-    trained = {"new": scenes(NEW, 4000, 11)}
-    if "replay" in method:
-        trained["old"] = scenes(OLD, 4000, 12)
-    answered = {"old": scenes(OLD, photos, 21), "new": scenes(NEW, photos, 22)}
-    sources = {
-        name: "{" + ", ".join(f"{key}: {source}" for key, source in chosen.items()) + "}"
-        for name, chosen in (("train", trained), ("val", answered))
-    }
+def settings(method: str, *, seed: int, steps: int, every: int, photos: int, data: str, folder: str) -> list[str]:
+    """The whole command of one run: stage 3, LoRA, a constant rate, scores on both tasks each ``every`` steps.
+
+    ``data`` has the negatives, ``train.jsonl`` and ``val.jsonl``.
+    """
+    old = f"old: {SCENES.format(count=4000, seed=12)}, " if "replay" in method else ""
     return [
         "experiment=stage3_gkd" if METHODS[method][:1] == ("objective=gkd",) else "stage=3",
         "tuner=lora",
@@ -43,8 +36,8 @@ def settings(method: str, *, seed: int, steps: int, every: int, photos: int, fol
         "augment=none",
         "prompts=en",
         "data=jsonl",
-        *(f"data.{name}={value}" for name, value in sources.items()),
-        "data.sampling=dense",
+        f"data.train={{{old}new: '{data}/train.jsonl'}}",
+        f"data.val={{old: {SCENES.format(count=photos, seed=21)}, new: '{data}/val.jsonl'}}",
         "data.batch_size=8",
         f"data.epoch_samples={8 * steps}",
         "data.num_workers=0",

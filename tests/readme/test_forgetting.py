@@ -72,3 +72,16 @@ def test_the_script_goes_on_where_it_ended_and_draws_what_it_found(parts, tmp_pa
     assert found == [("base", 0), *ways, ("anchor, weight 1", 1), ("anchor, weight 1", 2)]
     assert capsys.readouterr().out.count("| anchor, weight 1 |") == 1
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 60_000
+
+
+def test_a_negative_is_its_scene_with_white_for_black_and_says_the_same(parts, tmp_path):
+    from qcvl.data.images import load_image
+    from qcvl.data.scenes.records import SceneRecords
+    from qcvl.schema.records import Record
+
+    parts.forgetting.write_negatives(tmp_path / "val.jsonl", 2, seed=3)
+    lines = (tmp_path / "val.jsonl").read_text().splitlines()
+    for line, scene in zip(lines, SceneRecords(2, 3, "base", "en"), strict=True):
+        record = Record.from_json(line)
+        assert [note.desc for note in record.annotations] == [note.desc for note in scene.annotations]
+        assert (load_image(str(tmp_path / record.images[0])) + scene.images[0] == 255).all()
