@@ -85,3 +85,20 @@ def test_a_negative_is_its_scene_with_white_for_black_and_says_the_same(parts, t
         record = Record.from_json(line)
         assert [note.desc for note in record.annotations] == [note.desc for note in scene.annotations]
         assert (load_image(str(tmp_path / record.images[0])) + scene.images[0] == 255).all()
+
+
+def test_every_method_is_a_run_that_training_takes_and_differs_in_what_its_name_says(parts, tmp_path):
+    from qcvl import config
+
+    def built(method):
+        written = {"seed": 1, "steps": 4, "every": 2, "photos": 3, "data": str(tmp_path), "folder": str(tmp_path)}
+        return config.instantiate_settings(config.load("train", parts.forgetting.settings(method, **written)))
+
+    runs = {method: built(method) for method in parts.forgetting.METHODS}
+    assert all((run.stage.number, run.tuner.method, run.seed) == (3, "lora", 1) for run in runs.values())
+    assert runs["half rate"].stage.rates["adapter"] == runs["SFT"].stage.rates["adapter"] / 2
+    assert (runs["SFT"].tuner.rank, runs["rank 4"].tuner.rank) == (32, 4)
+    assert dict(runs["5 % replay"].data.weights) == {"new": 0.95, "old": 0.05}
+    shares = {method: run.objective.llm_kd_weight for method, run in runs.items() if method.startswith("anchor")}
+    assert shares == {"anchor, weight 0.25": 0.25, "anchor, weight 1": 1, "anchor, drawn answers": 1}
+    assert [runs[f"anchor, {name}"].objective.lmbda for name in ("weight 1", "drawn answers")] == [0, 0.5]
