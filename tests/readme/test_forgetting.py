@@ -87,6 +87,7 @@ def test_a_negative_is_its_scene_with_white_for_black_and_says_the_same(parts, t
         assert (load_image(str(tmp_path / record.images[0])) + scene.images[0] == 255).all()
 
 
+@pytest.mark.slow  # seven whole configurations are composed
 def test_every_method_is_a_run_that_training_takes_and_differs_in_what_its_name_says(parts, tmp_path):
     from qcvl import config
 
