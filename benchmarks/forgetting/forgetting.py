@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: only read the results")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=96)
-    parser.add_argument("--every", type=int, default=24, help="steps between points")
+    parser.add_argument("--every", type=int, default=24, help="steps between points, 2 or more")
     parser.add_argument("--photos", type=int, default=40, help="held-out photos of each task")
     parser.add_argument("--level", type=float, default=0.6, help="new-task F1 at which methods are compared")
     options = parser.parse_args(arguments)

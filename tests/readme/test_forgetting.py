@@ -62,14 +62,14 @@ def test_interpolation_scales_what_adapters_add_and_refuses_weights_that_moved_w
 @pytest.mark.slow
 def test_the_script_goes_on_where_it_ended_and_draws_what_it_found(parts, tmp_path, capsys):
     results, picture = tmp_path / "results.jsonl", tmp_path / "plot.png"
-    small = ["--results", str(results), "--seeds", "0", "--steps", "2", "--every", "1", "--photos", "2"]
+    small = ["--results", str(results), "--seeds", "0", "--steps", "4", "--every", "2", "--photos", "2"]
     parts.forgetting.main([*small, "--methods", "SFT"])
     first = results.read_text()
     parts.forgetting.main([*small, "--methods", "SFT", "anchor, weight 1", "--plot", str(picture), "--level", "0"])
     assert results.read_text().startswith(first)
     found = [(line["method"], line["at"]) for line in map(json.loads, results.read_text().splitlines())]
-    ways = [("SFT", 1), ("SFT", 2), *(("interpolated weights", part) for part in (0.25, 0.5, 0.75, 1))]
-    assert found == [("base", 0), *ways, ("anchor, weight 1", 1), ("anchor, weight 1", 2)]
+    ways = [("SFT", 2), ("SFT", 4), *(("interpolated weights", part) for part in (0.25, 0.5, 0.75, 1))]
+    assert found == [("base", 0), *ways, ("anchor, weight 1", 2), ("anchor, weight 1", 4)]
     assert capsys.readouterr().out.count("| anchor, weight 1 |") == 1
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 60_000
 
