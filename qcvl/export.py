@@ -9,7 +9,10 @@ from qcvl.errors import CheckpointError
 
 
 def export(cfg: DictConfig) -> Path:
-    """Merge and write weights (safetensors), config, tokenizer, template and processor files; returns the folder."""
+    """Merge and write weights (safetensors), config, tokenizer, template and processor files; returns the folder.
+
+    With a ``share`` below 1 the weights lie that part of the way from the base to the checkpoint.
+    """
     settings = config.build(cfg)
     output = Path(settings.output)
     if output.exists() and any(output.iterdir()):
@@ -18,10 +21,14 @@ def export(cfg: DictConfig) -> Path:
     from rich.console import Console
 
     from qcvl.checkpoints.contract import read_contract, write_contract
-    from qcvl.checkpoints.reopen import reopen
+    from qcvl.checkpoints.merge import interpolate
+    from qcvl.checkpoints.reopen import base_of, reopen
 
     checkpoint = Path(settings.checkpoint)
     merged = reopen(checkpoint, settings.model, merged=True)
+    if settings.share != 1:
+        base = base_of(read_contract(checkpoint), settings.model).load_model()
+        interpolate(merged.model, base, settings.share)
     merged.model.to(getattr(torch, settings.dtype)).save_pretrained(output)
     merged.processing.save(output)
     write_contract(read_contract(checkpoint), output)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import peft
+import torch
 from torch import nn
 
 from qcvl.checkpoints.adapters import adapter_modules, is_adapter
@@ -36,3 +37,24 @@ def merge(base_model: nn.Module, adapter_folder: Path) -> nn.Module:
     for name, parameter in merged.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
     return merged
+
+
+@torch.no_grad()
+def interpolate(trained: nn.Module, base: nn.Module, share: float) -> None:
+    """Move the weights of ``trained`` towards those of ``base``: ``base + share * (trained - base)``.
+
+    A model between the two keeps more of what the base could (Wortsman et al., 2022, robust fine-tuning).
+
+    Raises:
+        CheckpointError: where the two have other parameters.
+    """
+    ends = dict(base.named_parameters())
+    for name, parameter in trained.named_parameters():
+        if name not in ends or ends[name].shape != parameter.shape:
+            found = "none" if name not in ends else str(list(ends[name].shape))
+            raise CheckpointError(
+                f"{name}: {list(parameter.shape)} in the checkpoint, {found} in its base, which share= starts from; "
+                "use share=1"
+            )
+        way = torch.lerp(ends[name].float(), parameter.float(), share)
+        parameter.copy_(way)

@@ -181,11 +181,15 @@ class Convert(Root):
 
 @settings
 class Export(Root):
-    """``python -m qcvl.export``: merges a checkpoint's adapter into its base and writes a plain Hugging Face folder."""
+    """``python -m qcvl.export``: merges a checkpoint's adapter into its base and writes a plain Hugging Face folder.
+
+    ``share`` is how much of the way from the base to the checkpoint its weights go.
+    """
 
     checkpoint: str
     output: str
     model: Any
+    share: Annotated[float, Field(gt=0, le=1)]
     dtype: Literal["float32", "bfloat16"]
 
 

@@ -28,4 +28,4 @@ def load_balance(router_logits: Sequence[Tensor], top_k: int, share: RowShare | 
     if share is not None:
         sums, tokens = summed(sums, share.group), len(router_logits) * share.length
     shares, mean = sums / tokens
-    return logits.shape[1] * shares @ mean
+    return logits.shape[1] * (shares * mean).sum()

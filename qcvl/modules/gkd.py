@@ -238,9 +238,8 @@ class GKDModule(VLModule):
 
     def _head(self, model: nn.Module, states: Tensor, row: dict[str, Any]) -> Head:
         weight = unwrap(model).get_output_embeddings().weight
-        return Head(
-            states[0, before_labels(row["label_kinds"])], weight if self._heads_are_equal else weight[: self._words]
-        )
+        shared = weight if len(weight) == self._words else weight[: self._words]
+        return Head(states[0, before_labels(row["label_kinds"])], shared)
 
     @cached_property
     def _heads_are_equal(self) -> bool:

@@ -45,8 +45,8 @@ def lesson_sums(
     """
     index = before_labels(batch["label_kinds"])
     kinds = F.one_hot(batch["label_kinds"][0, index + 1].long() - 1, len(LABEL_KINDS)).float()
-    found = taught_losses(student, batch["labels"][0, index + 1], lesson.said, formula, kinds @ kind_shares)
-    sums = {"sft_sum": found.cross_entropies @ kinds, "correct": found.hits.sum()}
+    found = taught_losses(student, batch["labels"][0, index + 1], lesson.said, formula, (kinds * kind_shares).sum(-1))
+    sums = {"sft_sum": (found.cross_entropies[:, None] * kinds).sum(0), "correct": found.hits.sum()}
     return sums | {"llm_kd_sum": found.divergence}
 
 

@@ -114,7 +114,7 @@ def answer_loss(model: torch.nn.Module, states: Tensor, labels: Tensor, label_ki
     weight = unwrap(model).get_output_embeddings().weight
     losses, correct = label_cross_entropy(states[0, index], weight, labels[0, index + 1], CHUNK)
     kinds = F.one_hot(label_kinds[0, index + 1].long() - 1, len(LABEL_KINDS))
-    return {"sft_sum": losses @ kinds.to(losses.dtype), "correct": correct}
+    return {"sft_sum": (losses[:, None] * kinds).sum(0), "correct": correct}
 
 
 def before_labels(label_kinds: Tensor) -> Tensor:

@@ -80,6 +80,19 @@ def test_an_adapter_in_plain_peft_and_the_merged_export_have_the_logits_of_the_t
     assert not list(exported.glob("adapter*"))
 
 
+def test_an_export_part_of_the_way_lies_between_the_base_and_the_whole_one(command, finished_run, tmp_path):
+    last = finished_run / "checkpoints/last"
+    for share in ("1.0", "0.25"):
+        done = command("export", f"checkpoint={last}", f"share={share}", f"output={share}", f"hydra.run.dir=of_{share}")
+        assert done.code == 0, done.output
+    whole, part = (load_file(tmp_path / share / "model.safetensors") for share in ("1.0", "0.25"))
+    base = {name: tensor.float() for name, tensor in load_file(BASE / "model.safetensors").items()}
+    assert whole.keys() == part.keys()
+    for name, tensor in part.items():
+        torch.testing.assert_close(tensor, 0.75 * base[name] + 0.25 * whole[name], rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(part[name], whole[name]) for name in part)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_modules_trained_in_full_beside_an_adapter_are_the_exported_ones_and_bfloat16_halves_the_file(

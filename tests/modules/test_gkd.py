@@ -330,7 +330,7 @@ def test_adapters_are_on_again_after_an_error(make, lora):
 def test_weights_of_a_teachers_own_wait_in_the_hosts_memory_where_that_is_asked_for(make, packed, monkeypatch):
     for offload in (False, True):
         module, moves = make(towers=["llm"], teacher_offload=offload), []
-        monkeypatch.setattr(module.teacher, "_move", lambda device, dtype: moves.append(device))  # noqa: B023
+        monkeypatch.setattr(module.teacher, "_move", moves.append)
         module.losses(packed)
         assert moves == [module.device] + [torch.device("cpu")] * offload
         own = sum(tensor.numel() for tensor in module.teacher.own if tensor.is_floating_point())

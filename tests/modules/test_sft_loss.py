@@ -213,3 +213,13 @@ def test_a_text_alone_has_the_loss_of_plain_transformers(module, plain, talk):
     batch = collate(talk[:1])
     expected = plain(input_ids=batch["input_ids"], labels=batch["labels"]).loss
     assert mean_loss(module, batch).item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_a_step_is_divided_by_its_exact_counts_where_autocast_rounds_products(make_module):
+    module = make_module()
+    sums = {"sft_sum": torch.tensor([1001.0, 3.0, 517.0, 9.0, 1.0])[: len(LABEL_KINDS)]}
+    labels = torch.tensor([1283.0, 7.0, 641.0, 2.0, 1.0])[: len(LABEL_KINDS)]
+    with torch.autocast("cpu", torch.bfloat16):  # which has 8 bits: 1283 would be 1280
+        loss = module.combine(sums, labels, torch.ones(()))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(sums["sft_sum"].sum().item() / labels.sum().item(), rel=1e-6)

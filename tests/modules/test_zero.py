@@ -106,12 +106,13 @@ def taught(make_module, make_datamodule, make_data, make_trainer, lora, tmp_path
     return run
 
 
-def test_two_processes_are_taught_by_the_dealt_model_what_one_is(taught, logged, tmp_path):
+@pytest.mark.parametrize("stage", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_two_processes_are_taught_by_the_dealt_model_what_one_is(taught, logged, tmp_path, stage):
     """ZeRO-3's own hooks gather each layer for the teacher, which is the model without its adapters."""
     from tests.modules.zero_on_cpu import in_processes
 
     taught("one", 2)
-    in_processes(2, lambda ranks: taught("two", 1, strategy=strategy("deepspeed_zero3"), **ranks))
+    in_processes(2, lambda ranks: taught("two", 1, strategy=strategy(stage), **ranks))
     for key in ("loss", "sft_loss", "llm_kd_loss", "vision_kd_loss", "token_acc", "grad_norm", "grad_norm/aligner"):
         single, double = (logged(f"train/{key}", tmp_path / folder) for folder in ("one", "two"))
         assert len(single) == 3 and double == pytest.approx(single, rel=1e-3, abs=1e-7), key

@@ -78,7 +78,8 @@ def test_a_cost_is_the_median_over_the_same_steps_after_the_first(script):
 
     def speed(seconds, peak):
         turns = tuple(Turn(value, 2 * value + 1) for value in seconds)
-        return Speed(1.0, (1.0,), peak // 2, 0, peak, turns)
+        rates = {"rate": 1.0, "rates": (1.0,), "wall": 1.0, "padding": 0.0, "operations": 0.0}
+        return Speed(**rates, extra=peak // 2, activations=0, peak=peak, turns=turns)
 
     found = script("gkd_cost").cost(speed([90, 2, 6, 20], 500), speed([1, 2, 4, 10], 400))
     assert found == (1.5, pytest.approx(13 / 9), 1.25, 1.25)  # steps of 1, 1.5 and 2 times the seconds
