@@ -30,6 +30,7 @@ from trainers.workload import (
     SHAPE,
     Workload,
     chat_lines,
+    parse,
     photo_lines,
     spread,
     write_lines,
@@ -187,13 +188,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     """Compare; ``--quick`` trains few photos."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few photos, a step is a micro-batch")
-    parser.add_argument("--deeppcb", type=Path, help="the folder that holds PCBData/")
-    parser.add_argument("--tokenizer", type=Path, help="the folder of Qwen3's tokenizer.json (or .xz)")
     names = [row.name for row in ROWS]
     parser.add_argument("--only", nargs="*", choices=names, help="rows beside plain fine-tuning")
-    for hidden in ("--contender", "--work", "--core"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
+    asked = parse(parser, arguments)
     if asked.contender:
         contend(asked.contender, Path(asked.work), int(asked.core))
         return

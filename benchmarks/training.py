@@ -43,6 +43,7 @@ from trainers.workload import (
     STEP_SAMPLES,
     Workload,
     chat_lines,
+    parse,
     photo_lines,
     spread,
     write_lines,
@@ -222,13 +223,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--tune", action="store_true", help="only the peers' speed by their micro-batch")
     parser.add_argument("--photos", type=int, default=12, help="photos of a pass")
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--deeppcb", type=Path, help="the folder that holds PCBData/")
-    parser.add_argument("--tokenizer", type=Path, help="the folder of Qwen3's tokenizer.json (or .xz)")
     tricks_ = ["packing", "label-only head", "attention per sample", "batched vision", "linear patches", "fused AdamW"]
     parser.add_argument("--without", nargs="*", default=tricks_, help="tricks to train without")
-    for hidden in ("--contender", "--work", "--core"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
+    asked = parse(parser, arguments)
     if asked.contender:
         contend(asked.contender, Path(asked.work), int(asked.core))
         return

@@ -1,5 +1,6 @@
 """What every contender trains: the records, the model's shape, and as what qcvl is configured."""
 
+import argparse
 import json
 import lzma
 import random
@@ -165,3 +166,12 @@ def _cut(tokenizer: dict[str, Any], size: int) -> None:
     model["merges"] = [list(pair) for pair in pairs if "".join(pair) in model["vocab"]]
     known = {token["content"]: token for token in tokenizer["added_tokens"]}
     tokenizer["added_tokens"] = [{**known[name], "id": kept + number} for number, name in enumerate(SPECIAL_TOKENS)]
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """What a benchmark was asked for, with where its data lie, and what its contenders' processes are told."""
+    parser.add_argument("--deeppcb", type=Path, help="the folder that holds PCBData/")
+    parser.add_argument("--tokenizer", type=Path, help="the folder of Qwen3's tokenizer.json (or .xz)")
+    for hidden in ("--contender", "--work", "--core"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)

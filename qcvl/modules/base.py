@@ -171,9 +171,8 @@ class VLModule(pl.LightningModule, ABC):
         """Sums over a batch: ``sft_sum`` by label kind, ``correct``, and what else the objective adds."""
 
     def combine(self, sums: dict[str, Tensor], labels: Tensor, cells: Tensor) -> Tensor:
-        """The scalar to minimize, from sums and the step's global counts (of labels by kind)."""
+        """The scalar to minimize, from sums and the step's counts by kind; autocast would round matrix products."""
         weights = self.token_weights.to(labels.dtype)
-        # Not as matrix products, which autocast rounds to 16 bits, half a percent of what all is divided by.
         return (weights * sums["sft_sum"].to(labels.dtype)).sum() / at_least_something((weights * labels).sum())
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:

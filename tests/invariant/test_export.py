@@ -83,9 +83,11 @@ def test_an_adapter_in_plain_peft_and_the_merged_export_have_the_logits_of_the_t
 def test_an_export_part_of_the_way_lies_between_the_base_and_the_whole_one(command, finished_run, tmp_path):
     last = finished_run / "checkpoints/last"
     for share in ("1.0", "0.25"):
-        done = command("export", f"checkpoint={last}", f"share={share}", f"output={share}", f"hydra.run.dir=of_{share}")
+        done = command(
+            "export", f"checkpoint={last}", f"share={share}", f"output=at_{share}", f"hydra.run.dir=of_{share}"
+        )
         assert done.code == 0, done.output
-    whole, part = (load_file(tmp_path / share / "model.safetensors") for share in ("1.0", "0.25"))
+    whole, part = (load_file(tmp_path / f"at_{share}/model.safetensors") for share in ("1.0", "0.25"))
     base = {name: tensor.float() for name, tensor in load_file(BASE / "model.safetensors").items()}
     assert whole.keys() == part.keys()
     for name, tensor in part.items():
