@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    Cache,
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 LEAVE_SHARE = 1 / 8  # of the rows must have finished before the cache is copied without them
 
@@ -13,17 +19,23 @@ LEAVE_SHARE = 1 / 8  # of the rows must have finished before the cache is copied
 class Sampler:
     """Next token ids ``[B]`` from logits ``[B, V]``: the best at temperature 0, else a draw from the nucleus.
 
-    Draws come from a generator of its own, so that answering never moves training's random state.
+    Draws come from a generator of its own, so that answering never moves training's random state. Ids in ``never`` are
+    not written.
     """
 
-    def __init__(self, temperature: float, top_p: float, device: torch.device, seed: int = 0) -> None:
+    def __init__(
+        self, temperature: float, top_p: float, device: torch.device, seed: int = 0, never: Sequence[int] = ()
+    ) -> None:
         self.greedy = temperature == 0
         self.generator = torch.Generator(device).manual_seed(seed)
         warpers = [] if self.greedy else [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
         self.warp = LogitsProcessorList(warpers)
+        self.suppress = SuppressTokensLogitsProcessor(list(never), str(device)) if never else None
 
     def choose(self, logits: Tensor) -> Tensor:
         """Ids ``[B]`` for logits ``[B, V]``."""
+        if self.suppress is not None:
+            logits = self.suppress(None, logits)
         if self.greedy:
             return logits.argmax(-1)
         shares = self.warp(None, logits.float()).softmax(-1)

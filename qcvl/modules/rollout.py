@@ -58,7 +58,7 @@ def draw_answers(
     temperature: float,
     seed: int,
 ) -> dict[str, Any]:
-    """The batch's row with the last answer of each sample in the model's words.
+    """The batch's row with the last answer of each sample in the model's words, none of which is a visual placeholder.
 
     Args:
         model: plain or wrapped by peft; put in eval mode and back.
@@ -75,7 +75,8 @@ def draw_answers(
     device = batch["input_ids"].device
     prompts = _prompts(batch)
     parts = [{**_padded(prompts, processing.pad, device), "seen": seen}]
-    sampler = Sampler(temperature, 1.0, device, seed)
+    visual = (processing.image_pad, processing.video_pad)  # would stand for images that the row does not have
+    sampler = Sampler(temperature, 1.0, device, seed, never=visual)
     with evaluating(model):
         written = generate(Reader(model), parts, [limit] * len(prompts), processing.turn_end, sampler)
     features = [_answered(prompt, row.ids) for prompt, row in zip(prompts, written, strict=True)]

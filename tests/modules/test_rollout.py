@@ -89,6 +89,26 @@ def test_each_sample_keeps_its_prompt_and_gets_the_answer_that_transformers_writ
         assert ids.tolist() == expected[0].tolist()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_would_write_visual_placeholders_writes_the_next_likely_words(module, talk, temperature):
+    batch, pads = collate(talk), [module.processing.image_pad, module.processing.video_pad]
+    head = module.built.get_output_embeddings()
+    likely = head.register_forward_hook(lambda layer, inputs, out: out.index_fill(-1, torch.tensor(pads), 1e4))
+    row, new = drawn(module, batch, temperature=temperature)
+    likely.remove()
+    written = new["input_ids"][new["label_kinds"] > 0]
+    assert len(written) >= len(talk) and not torch.isin(written, torch.tensor(pads)).any()
+    with torch.no_grad():  # as many placeholders as visual tokens, so that the row can be read
+        module.losses(
+            {**batch, **{name: new[name] for name in ("input_ids", "label_kinds", "position_ids")}}
+            | {
+                "labels": torch.where(new["label_kinds"] > 0, new["input_ids"], IGNORE),
+                "segments": torch.tensor(new["segments"]),
+            }
+        )
+    assert row["input_ids"].shape[0] == new["input_ids"].shape[0] == 1
+
+
 def test_positions_of_drawn_answers_go_on_from_the_prompt(module, talk):
     row, found = drawn(module, collate(talk))
     start, ours = 0, 0
