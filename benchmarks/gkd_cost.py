@@ -38,7 +38,7 @@ from trainers.workload import (
 )
 
 MIB = 2**20
-BUDGET, ACCUMULATE = 1500, 2  # tokens of a micro-batch, micro-batches of a step
+PACK, ACCUMULATE = 1500, 2  # tokens of a pack, packs of a step
 TOP_K = 64
 TEACHER, CACHE = "teacher", "cache"  # in the folder of a workload
 OBJECTIVE = "objective=gkd_forward_only"
@@ -114,7 +114,7 @@ def prepare(asked: argparse.Namespace, folder: Path) -> Workload:
         samples=len(lines),
         passes=1,
         model=model,
-        budget=BUDGET,
+        packing_length=PACK,
         accumulate=1 if asked.quick else ACCUMULATE,
         batch=0,
     )
@@ -175,7 +175,7 @@ def show(rows: Sequence[Row], speeds: dict[str, Speed]) -> None:
 
 def contend(name: str, folder: Path, core: int) -> None:
     """Train what lies in ``folder`` as one contender; runs in a process of its own."""
-    turns, workload = Turns(core), Workload.read(folder)
+    turns, workload = Turns(core, 0), Workload.read(folder)
     import torch
     from trainers import ours
 
