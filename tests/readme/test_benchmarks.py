@@ -7,6 +7,7 @@ import pytest
 
 NAMES = ["augment", "doctor", "generate", "jsonl", "packing", "patches", "photo_chain", "row_layout", "tiles"]
 SLOW = ["compose_time", "gkd_cost", "training"]  # each starts processes that import a trainer
+PARTS = {"gkd_cost": ["--only", "lora-self"]}  # what is enough of a long one
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def last_line(script, capsys):
     """``last_line("patches")``: the JSON that a quick run of a benchmark ends with."""
 
     def run(name):
-        script(name).main(["--quick"])
+        script(name).main(["--quick", *PARTS.get(name, ())])
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return run
