@@ -26,12 +26,13 @@ def export(cfg: DictConfig) -> Path:
 
     checkpoint = Path(settings.checkpoint)
     merged = reopen(checkpoint, settings.model, merged=True)
+    contract = read_contract(checkpoint)
     if settings.share != 1:
-        base = base_of(read_contract(checkpoint), settings.model).load_model()
+        base = base_of(contract, settings.model).load_model()
         interpolate(merged.model, base, settings.share)
     merged.model.to(getattr(torch, settings.dtype)).save_pretrained(output)
     merged.processing.save(output)
-    write_contract(read_contract(checkpoint), output)
+    write_contract(contract, output)
     Console().print(f"model {output}", highlight=False, markup=False, soft_wrap=True)
     return output
 

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from qcvl.composition.processes import in_sweep
-from qcvl.composition.zero_rules import ZERO_RULES
+from qcvl.composition.zero_rules import ZERO_RULES, distils
 from qcvl.data.stream_source import NO_END
 from qcvl.errors import ConfigError
 
@@ -172,7 +172,7 @@ def ranks_that_share_rows_make_whole_groups(cfg: DictConfig) -> str | None:
 
 def a_teacher_is_asked_about_whole_rows(cfg: DictConfig) -> str | None:
     """Ranks that hold parts of a row would have to ask a teacher, and draw answers, together."""
-    if not _distils(cfg) or (OmegaConf.select(cfg, "sp_degree") or 1) == 1:
+    if not distils(cfg) or (OmegaConf.select(cfg, "sp_degree") or 1) == 1:
         return None
     return "sp_degree: ranks that hold rows together cannot be taught by a teacher yet; use sp_degree=1, strategy=fsdp"
 
@@ -213,10 +213,6 @@ def check_compatible(cfg: DictConfig) -> None:
     broken = [problem for rule in RULES if (problem := rule(cfg)) is not None]
     if broken:
         raise ConfigError("\n".join(broken))
-
-
-def _distils(cfg: DictConfig) -> bool:
-    return str(OmegaConf.select(cfg, "objective._target_")).endswith(".GKD")
 
 
 def _val_names(cfg: DictConfig) -> list[str]:

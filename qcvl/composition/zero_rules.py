@@ -76,7 +76,7 @@ def drawn_answers_are_not_tried(cfg: DictConfig) -> str | None:
 
 def teachers_are_the_model_itself(cfg: DictConfig) -> str | None:
     """Beside DeepSpeed a teacher was tried that is the model without its adapters."""
-    if zero_stage(cfg) is None or not str(OmegaConf.select(cfg, "objective._target_")).endswith(".GKD"):
+    if zero_stage(cfg) is None or not distils(cfg):
         return None
     full = str(OmegaConf.select(cfg, "tuner._target_")).endswith(".FullTuner")
     biases = OmegaConf.select(cfg, "tuner.bias") not in (None, "none")
@@ -107,6 +107,11 @@ def zero_stage(cfg: DictConfig) -> int | None:
         return None
     zero = strategy.get("zero") or {}
     return 3 if str(zero.get("_target_")).endswith(".Zero3") else zero.get("stage")
+
+
+def distils(cfg: DictConfig) -> bool:
+    """Whether the objective asks a teacher."""
+    return str(OmegaConf.select(cfg, "objective._target_")).endswith(".GKD")
 
 
 def is_mixture(model_type: str | None) -> bool:

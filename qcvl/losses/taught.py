@@ -144,7 +144,7 @@ def _of_head(values: Tensor, said: Tensor, targets: Tensor, shares: Tensor, form
     teacher = (said.float() / formula.temperature if formula.temperature != 1 else said.float()).log_softmax(-1)
     student = values.log_softmax(-1)
     losses = -student.gather(1, targets[:, None])[:, 0]
-    divergences, gradients = token_divergence(student, teacher, formula.beta, base=shares[:, None], out=values)
+    divergences, _ = token_divergence(student, teacher, formula.beta, base=shares[:, None], out=values)
     _less_targets(values, targets, shares)
     return losses, divergences
 

@@ -51,6 +51,12 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The vision tower's blocks and the language model's layers, in the order in which they run."""
+    core = unwrap(model).model
+    return [*core.visual.blocks, *core.language_model.layers]
+
+
 def normalised(patches: torch.Tensor, family: Family) -> torch.Tensor:
     """Uint8 patch rows ``[N, 3 * values]`` as float32 of the same shape: ``(x / 255 - mean) / std`` of each channel.
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from qcvl.log import get_logger
 from qcvl.models.attention import VARLEN, Segments, register
-from qcvl.models.forward import unwrap
+from qcvl.models.forward import blocks, unwrap
 from qcvl.models.kernel import has_kernel
 
 log = get_logger(__name__)
@@ -78,8 +78,7 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def compile_blocks(model: PreTrainedModel) -> None:
     """Compile every block of both towers but its attention over packed samples."""
-    core = unwrap(model).model
-    for block in (*core.visual.blocks, *core.language_model.layers):
+    for block in blocks(model):
         _give_forward(block, CompiledBlock)
 
 

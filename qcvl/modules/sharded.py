@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DeviceMesh, DTensor, distribute_tensor
 
-from qcvl.models.forward import unwrap
+from qcvl.models.forward import blocks
 
 
 def gathered(state: Any) -> Any:
@@ -77,12 +77,6 @@ def shard(
     for block in blocks(model):
         fully_shard(block, reshard_after_forward=reshard_after_forward, **how)
     fully_shard(module, **how)
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The vision tower's blocks and the language model's layers, in the order in which they run."""
-    core = unwrap(model).model
-    return [*core.visual.blocks, *core.language_model.layers]
 
 
 def gather_weights(module: FSDPModule) -> None:

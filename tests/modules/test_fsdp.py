@@ -13,8 +13,9 @@ from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 
 from qcvl.callbacks.checkpoint import TRAINER_STATE, HFCheckpoint
+from qcvl.models.forward import blocks
 from qcvl.modules.fsdp import FSDP, in_parts, precision_policy
-from qcvl.modules.sharded import blocks, gathered, load_whole, placed, whole
+from qcvl.modules.sharded import gathered, load_whole, placed, whole
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers", "ignore:Checkpoint dir"
