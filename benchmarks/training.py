@@ -96,6 +96,7 @@ class Bench:
             packing_length=length,
             accumulate=LENGTHS[length],
             batch=batch,
+            precision=self.asked.precision,
         )
 
     def race(self, workload: Workload, names: Sequence[str]) -> dict[str, Speed]:
@@ -223,6 +224,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--tune", action="store_true", help="only the peers' speed by their micro-batch")
     parser.add_argument("--photos", type=int, default=12, help="photos of a pass")
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="of all contenders")
     tricks_ = ["packing", "label-only head", "attention per sample", "batched vision", "linear patches", "fused AdamW"]
     parser.add_argument("--without", nargs="*", default=tricks_, help="tricks to train without")
     asked = parse(parser, arguments)

@@ -66,7 +66,7 @@ def train(turns: Turns, workload: Workload, name: str, order: str) -> None:
         "train_sampling_strategy": order or "group_by_length",
         "remove_unused_columns": False,
         "gradient_checkpointing": False,
-        "bf16": False,
+        "bf16": workload.precision == "bf16-mixed",
         "use_cpu": True,
         "dataloader_pin_memory": False,
         "report_to": "none",

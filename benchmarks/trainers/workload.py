@@ -56,6 +56,7 @@ class Workload:
     packing_length: int
     accumulate: int
     batch: int
+    precision: str = "32-true"
 
     @classmethod
     def read(cls, folder: Path) -> "Workload":
@@ -78,6 +79,7 @@ class Workload:
             f"paths.output_dir={self.folder}/run",
             f"trainer.max_epochs={self.passes}",
             f"trainer.accumulate_grad_batches={self.accumulate}",
+            f"trainer.precision={self.precision}",
         )
         return [*self.model, *SETTINGS, *own]
 

@@ -26,6 +26,13 @@ class Top(NamedTuple):
     ids: Tensor
 
 
+class Distribution(NamedTuple):
+    """Over the tokens of a vocabulary at ``N`` positions: logarithms of probabilities ``[N, V]``, and these."""
+
+    logarithms: Tensor
+    probabilities: Tensor
+
+
 Compare = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -55,7 +62,7 @@ def divergence(student: Head, teacher: Head | Top, *, beta: float, temperature: 
         if isinstance(teacher, Top):
             return _top_divergence(log_probabilities, Top(*(tensor[part] for tensor in teacher)), beta)
         said = _log_probabilities(F.linear(teacher.hidden[part], teacher.weight), temperature)
-        return token_divergence(log_probabilities, said, beta)
+        return token_divergence(_of_logarithms(log_probabilities), _of_logarithms(said), beta)
 
     return _Divergence.apply(*student, compare, temperature, chunk)
 
@@ -82,36 +89,53 @@ def _top_divergence(student: Tensor, teacher: Top, beta: float) -> tuple[Tensor,
     """As ``token_divergence``, over the outcomes of ``teacher``: divergences ``[N]`` and gradients ``[N, V]``."""
     outcomes = _outcomes(student, teacher.ids)
     rest = outcomes[:, -1:].clone()
-    losses, gradients = token_divergence(outcomes, teacher.log_probabilities.clone(), beta)
+    said = _of_logarithms(teacher.log_probabilities.clone())
+    losses, gradients = token_divergence(_of_logarithms(outcomes), said, beta)
     # The rest's log-probability is a logsumexp: its gradient falls to its tokens by their shares in its mass.
     by_logits = (student - rest).exp() * gradients[:, -1:]
     return losses, by_logits.scatter(-1, teacher.ids, gradients[:, :-1])
 
 
-def token_divergence(
-    student: Tensor, teacher: Tensor, beta: float, *, base: Tensor | float = 0.0, out: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Divergences ``[N]`` of log-probabilities ``[N, V]``, and their gradients ``[N, V]`` by the student's logits.
+def distribution(logits: Tensor, out: Tensor | None = None) -> Distribution:
+    """What float32 ``logits [N, V]`` say: its logarithms are in their place, its probabilities in ``out``."""
+    values = logits.sub_(logits.amax(-1, keepdim=True))
+    probabilities = torch.exp(values, out=out)
+    total = probabilities.sum(-1, keepdim=True)
+    return Distribution(values.sub_(total.log()), probabilities.div_(total))
 
-    Both log-probabilities are overwritten. ``base`` times the student's probabilities is added to the gradients, as a
-    cross-entropy has them; ``out`` is where these go.
+
+def _of_logarithms(logarithms: Tensor) -> Distribution:
+    return Distribution(logarithms, logarithms.exp())
+
+
+def token_divergence(
+    student: Distribution,
+    teacher: Distribution,
+    beta: float,
+    *,
+    base: Tensor | float = 0.0,
+    mixed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Divergences ``[N]``, and their gradients ``[N, V]`` by the student's logits in the place of its logarithms.
+
+    All tensors are overwritten; ``mixed`` is where the mixture goes. ``base`` times the student's probabilities is
+    added to the gradients, as a cross-entropy has them.
     """
-    probabilities, theirs = student.exp(), None if beta == 1 else teacher.exp()
+    own, theirs = student.probabilities, teacher.probabilities
     if beta == 0:
-        losses = torch.linalg.vecdot(theirs, teacher.sub_(student))
-        return losses, torch.mul(probabilities, 1 + base, out=out).sub_(theirs)
+        losses = torch.linalg.vecdot(theirs, teacher.logarithms.sub_(student.logarithms))
+        return losses, torch.mul(own, 1 + base, out=student.logarithms).sub_(theirs)
     if beta == 1:
-        losses, mixture = torch.zeros_like(student[:, 0]), teacher
+        losses, mixture = torch.zeros_like(own[:, 0]), teacher.logarithms
     else:
         # Where both are nearly impossible, so is the mixture, and counts for nothing whatever its logarithm is.
-        mixture = torch.lerp(probabilities, theirs, beta).clamp_(min=torch.finfo(student.dtype).tiny).log_()
-        losses = beta * torch.linalg.vecdot(theirs, teacher.sub_(mixture))
+        mixture = torch.lerp(own, theirs, beta, out=mixed).clamp_(min=torch.finfo(own.dtype).tiny).log_()
+        losses = beta * torch.linalg.vecdot(theirs, teacher.logarithms.sub_(mixture))
     # The gradient of both terms by a student's probability is the log ratio, and a constant that the softmax removes.
     weight = 1.0 if beta == 1 else 1 - beta
-    ratio = student.sub_(mixture)
-    reverse = torch.linalg.vecdot(probabilities, ratio)
-    factors = ratio.mul_(weight).add_(base - weight * reverse[:, None])
-    return losses + weight * reverse, torch.mul(factors, probabilities, out=out)
+    ratio = student.logarithms.sub_(mixture)
+    reverse = torch.linalg.vecdot(own, ratio)
+    return losses + weight * reverse, ratio.mul_(weight).add_(base - weight * reverse[:, None]).mul_(own)
 
 
 class HeadGradients:

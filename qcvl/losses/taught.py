@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qcvl.losses.cross_entropy import label_cross_entropy
-from qcvl.losses.jsd import Head, HeadGradients, Top, divergence, token_divergence
+from qcvl.losses.jsd import Distribution, Head, HeadGradients, Top, distribution, divergence, token_divergence
 
 ROWS = 32  # of logits worked on at once, 19 MiB at a vocabulary of 151,936: what is made of them stays in caches
 
@@ -61,12 +61,8 @@ class _Taught(torch.autograd.Function):
         parts = [Taught(*(hidden.new_empty(0, dtype=kind) for kind in (torch.float32, torch.float32, torch.bool)))]
         for start in range(0, len(hidden), formula.chunk):
             part = slice(start, start + formula.chunk)
-            logits = F.linear(hidden[part], weight)
-            said = _said(teacher, part)
-            for rows in _row_slices(len(logits)):
-                heard = Top(*(tensor[rows] for tensor in said)) if isinstance(said, Top) else said[rows]
-                parts.append(_rows_losses(logits[rows], heard, targets[part][rows], shares[part][rows], formula))
-            gradients.add(part, hidden[part], logits)
+            # in a call of its own: a chunk's logits, the largest tensors there are, end before the next one's begin
+            parts += _chunk_losses(part, Head(hidden, weight), targets, teacher, formula, shares, gradients)
         losses, divergences, hits = (torch.cat(columns) for columns in zip(*parts, strict=True))
         ctx.save_for_backward(hidden, weight, targets, shares, gradients.by_hidden, gradients.by_weight, *teacher)
         ctx.formula, ctx.kind = formula, type(teacher)
@@ -97,6 +93,41 @@ def _apart(
     return list(torch.autograd.grad((losses, parted), inputs, upstream))
 
 
+def _chunk_losses(
+    part: slice,
+    student: Head,
+    targets: Tensor,
+    teacher: Head | Top,
+    formula: Formula,
+    shares: Tensor,
+    gradients: HeadGradients,
+) -> list[Taught]:
+    """Losses of the positions ``part``, some rows at a time, and their gradients into ``gradients``."""
+    hidden, parts = student.hidden[part], []
+    logits = F.linear(hidden, student.weight)
+    said = _said(teacher, part)
+    work = Work(*logits.new_empty((len(Work._fields), ROWS, logits.shape[1]), dtype=torch.float32))
+    for first in range(0, len(logits), ROWS):
+        rows = slice(first, first + ROWS)
+        heard = Top(*(tensor[rows] for tensor in said)) if isinstance(said, Top) else said[rows]
+        mine = Work(*(tensor[: len(logits[rows])] for tensor in work))
+        parts.append(_rows_losses(logits[rows], heard, targets[part][rows], shares[part][rows], formula, mine))
+    del said, work  # what the teacher said is as large as the student's logits, and heard
+    gradients.add(part, hidden, logits)
+    return parts
+
+
+class Work(NamedTuple):
+    """Memory for what is made of a few rows, float32 ``[ROWS, V]`` each, once for a chunk: large tensors cost pages."""
+
+    values: Tensor
+    tempered: Tensor
+    said: Tensor
+    own: Tensor
+    theirs: Tensor
+    mixed: Tensor
+
+
 def _said(teacher: Head | Top, part: slice) -> Tensor | Top:
     """The teacher's logits of a chunk, or its few tokens."""
     if isinstance(teacher, Top):
@@ -104,34 +135,36 @@ def _said(teacher: Head | Top, part: slice) -> Tensor | Top:
     return F.linear(teacher.hidden[part], teacher.weight)
 
 
-def _row_slices(count: int) -> list[slice]:
-    return [slice(first, first + ROWS) for first in range(0, count, ROWS)]
+def _in_float32(tensor: Tensor, memory: Tensor) -> Tensor:
+    """The tensor itself where it is of float32, else in ``memory``."""
+    return tensor if tensor.dtype == torch.float32 else memory.copy_(tensor)
 
 
-def _rows_losses(logits: Tensor, said: Tensor | Top, targets: Tensor, shares: Tensor, formula: Formula) -> Taught:
+def _rows_losses(
+    logits: Tensor, said: Tensor | Top, targets: Tensor, shares: Tensor, formula: Formula, work: Work
+) -> Taught:
     """Losses of some rows; ``logits [n, V]`` become the gradient ``shares @ losses + divergences.sum()`` by them."""
-    beta, temperature, _ = formula
     hits = logits.argmax(-1) == targets
-    values = logits.float()  # of float32 logits these are the logits themselves
+    values = _in_float32(logits, work.values)
     of_one = _of_top if isinstance(said, Top) else _of_head
-    if temperature == 1:
-        losses, divergences = of_one(values, said, targets, shares, formula)
+    if formula.temperature == 1:
+        losses, divergences = of_one(values, said, targets, shares, formula, work)
     else:
-        tempered = values / temperature
-        _, divergences = of_one(tempered, said, targets, torch.zeros_like(shares), formula)
-        losses = _cross_entropies(values, targets, shares)
-        values.add_(tempered, alpha=1 / temperature)
-    if values.data_ptr() != logits.data_ptr():
+        tempered = torch.div(values, formula.temperature, out=work.tempered)
+        _, divergences = of_one(tempered, said, targets, torch.zeros_like(shares), formula, work)
+        losses = _cross_entropies(values, targets, shares, work)
+        values.add_(tempered, alpha=1 / formula.temperature)
+    if values is not logits:
         logits.copy_(values)
     return Taught(losses, divergences, hits)
 
 
-def _cross_entropies(values: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
-    logarithms = values.log_softmax(-1)
-    torch.exp(logarithms, out=values)
-    values.mul_(shares[:, None])
+def _cross_entropies(values: Tensor, targets: Tensor, shares: Tensor, work: Work) -> Tensor:
+    student = distribution(values, work.own)
+    losses = -student.logarithms.gather(1, targets[:, None])[:, 0]
+    torch.mul(student.probabilities, shares[:, None], out=values)
     _less_targets(values, targets, shares)
-    return -logarithms.gather(1, targets[:, None])[:, 0]
+    return losses
 
 
 def _less_targets(gradients: Tensor, targets: Tensor, shares: Tensor) -> None:
@@ -139,17 +172,22 @@ def _less_targets(gradients: Tensor, targets: Tensor, shares: Tensor) -> None:
     gradients.scatter_add_(1, targets[:, None], -shares[:, None])
 
 
-def _of_head(values: Tensor, said: Tensor, targets: Tensor, shares: Tensor, formula: Formula) -> tuple[Tensor, Tensor]:
-    """Cross-entropies and divergences; ``values`` become the gradient."""
-    teacher = (said.float() / formula.temperature if formula.temperature != 1 else said.float()).log_softmax(-1)
-    student = values.log_softmax(-1)
-    losses = -student.gather(1, targets[:, None])[:, 0]
-    divergences, _ = token_divergence(student, teacher, formula.beta, base=shares[:, None], out=values)
-    _less_targets(values, targets, shares)
+def _of_head(
+    values: Tensor, said: Tensor, targets: Tensor, shares: Tensor, formula: Formula, work: Work
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropies and divergences; ``values`` become the gradient, and what was said is lost."""
+    heard = _in_float32(said, work.said)
+    teacher = distribution(heard if formula.temperature == 1 else heard.div_(formula.temperature), work.theirs)
+    student = distribution(values, work.own)
+    losses = -student.logarithms.gather(1, targets[:, None])[:, 0]
+    divergences, gradients = token_divergence(student, teacher, formula.beta, base=shares[:, None], mixed=work.mixed)
+    _less_targets(gradients, targets, shares)  # in the place of the values
     return losses, divergences
 
 
-def _of_top(values: Tensor, said: Top, targets: Tensor, shares: Tensor, formula: Formula) -> tuple[Tensor, Tensor]:
+def _of_top(
+    values: Tensor, said: Top, targets: Tensor, shares: Tensor, formula: Formula, work: Work
+) -> tuple[Tensor, Tensor]:
     """As ``_of_head``. All other tokens share one number, so that they are gone over as often as without a teacher."""
     at_target, few = (values.gather(1, ids) for ids in (targets[:, None], said.ids))
     values.scatter_(1, said.ids, -math.inf)
@@ -157,11 +195,9 @@ def _of_top(values: Tensor, said: Top, targets: Tensor, shares: Tensor, formula:
     values.sub_(most).exp_()
     total = values.sum(-1, keepdim=True)
     outcomes = torch.cat([few, total.log() + most], dim=1)
-    student = outcomes.log_softmax(-1)
     losses = outcomes.logsumexp(-1) - at_target[:, 0]
-    divergences, gradients = token_divergence(
-        student, said.log_probabilities.clone(), formula.beta, base=shares[:, None]
-    )
+    teacher = Distribution(said.log_probabilities.clone(), said.log_probabilities.exp())
+    divergences, gradients = token_divergence(distribution(outcomes), teacher, formula.beta, base=shares[:, None])
     values.mul_(gradients[:, -1:] / total)
     values.scatter_(1, said.ids, gradients[:, :-1])
     _less_targets(values, targets, shares)
