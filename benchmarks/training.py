@@ -157,14 +157,14 @@ def compare(bench: Bench, quick: bool) -> None:
         for name, equal in (("mixed", False), ("equal", True)):
             if equal and quick:
                 continue
-            random = [] if equal or quick else [f"{peer}{RANDOM}" for peer in bench.peers]
-            speeds = bench.race(bench.workload(model, photos, passes, equal=equal), ["qcvl", *bench.peers, *random])
-            for order in ("", RANDOM) if random else ("",):
+            for order in ("",) if equal or quick else ("", RANDOM):  # one after the other: memory is for three
+                peers = [f"{peer}{order}" for peer in bench.peers]
+                speeds = bench.race(bench.workload(model, photos, passes, equal=equal), ["qcvl", *peers])
                 ratios = against(speeds, order)
                 rows[f"{model}, {name} lengths{order}"] = said(ratios)
+                rows |= {f"  {model}, {name}{order}: {one}": shown(speed) for one, speed in speeds.items()}
                 numbers |= {f"{figure}_{key}_{name}{order}": value for figure, value in ratios.items()}
-            rows |= {f"  {model}, {name}: {contender}": shown(speed) for contender, speed in speeds.items()}
-            print(f"{model}, {name}: {speeds}", file=sys.stderr)
+                print(f"{model}, {name}{order}: {speeds}", file=sys.stderr)
     model = models[-1] if quick else models[0]
     rows |= tricks(bench, model, max(photos // 2, 1), bench.asked.without[:1] if quick else bench.asked.without)
     everything = bench.workload(model, len(bench.photos), 1)
