@@ -125,6 +125,29 @@ def goes_on(command, small_run, whole: Path, run: Path, *strategy: str) -> list[
     return rows(run)
 
 
+@pytest.mark.parametrize("tuner", ["dora", "boft", "fourierft", "lora_aligner_full"])
+def test_each_tuner_over_sharded_ranks_makes_the_steps_of_one_process(command, small_run, tmp_path, tuner):
+    for name, strategy in (("one", ONE), ("two", FSDP)):
+        steps = ("stage=3", f"tuner={tuner}", "trainer.max_steps=2", "data.val_generate=0")
+        done = command("train", *small_run, *steps, *strategy, f"hydra.run.dir={tmp_path / name}")
+        assert done.code == 0, done.output
+    assert_same(rows(tmp_path / "two"), rows(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("tuner", ["lora", "full"])
+def test_experts_in_parts_take_the_steps_of_whole_ones(command, small_run, tmp_path, tuner):
+    # Ranks route their tokens to other experts; a row is one sample, since routers are balanced row by row.
+    kept = [item for item in small_run if not item.startswith(("model", "data.batch"))]
+    model = ("model=tiny_qwen3_vl_moe", f"tuner={tuner}", "stage=3", "objective.load_balance=0.01")
+    ways = {"one": (*ONE, "trainer.accumulate_grad_batches=2"), "two": FSDP[:2]}
+    for name, strategy in ways.items():
+        steps = ("data.batch_size=1", "data.val_batch_size=1", "trainer.max_steps=3", "data.val_generate=0")
+        done = command("train", *kept, *model, *strategy, *steps, f"hydra.run.dir={tmp_path / name}")
+        assert done.code == 0, done.output
+    assert_same(rows(tmp_path / "two"), rows(tmp_path / "one"))
+    assert any(row.get("train/balance_loss") for row in rows(tmp_path / "one"))
+
+
 @pytest.mark.parametrize("tuner", ["lora", "full"])
 def test_a_teacher_of_itself_teaches_sharded_ranks_what_it_teaches_one_process(command, small_run, tmp_path, tuner):
     # With adapters it is the sharded model without them, with full tuning a copy that no rank shares.
