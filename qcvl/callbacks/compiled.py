@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from qcvl.errors import QcvlError
 from qcvl.log import get_logger
@@ -56,15 +57,21 @@ def _values(module: Any, batch: Mapping[str, Any]) -> dict[str, float]:
     """The loss of a batch, and the norm of its gradient in each tower that is trained."""
     labels, cells = batch["step_labels"].float().to(module.device), batch["step_cells"].float().clamp(min=1)
     loss = module.combine(module.losses(module.rows.share(batch)), labels, cells.to(module.device))
-    trained = [(name, parameter) for name, parameter in module.built.named_parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(loss, [parameter for _, parameter in trained], allow_unused=True)
+    loss.backward()
     squares: dict[str, float] = {}
-    for (name, _), gradient in zip(trained, gradients, strict=True):
-        tower = tower_of(base_name(name))
-        squares[tower] = squares.get(tower, 0.0) + (0.0 if gradient is None else float(gradient.float().square().sum()))
+    for name, parameter in module.built.named_parameters():
+        if parameter.requires_grad:
+            tower, gradient = tower_of(base_name(name)), parameter.grad
+            found = 0.0 if gradient is None else _plain(gradient.float().square().sum())
+            squares[tower] = squares.get(tower, 0.0) + found
+    module.zero_grad(set_to_none=True)
     return {"loss": float(loss.detach())} | {
         f"gradient norm of {tower}": square**0.5 for tower, square in squares.items()
     }
+
+
+def _plain(number: torch.Tensor) -> float:
+    return float(number.full_tensor() if isinstance(number, DTensor) else number)
 
 
 @contextmanager

@@ -38,11 +38,11 @@ def fsdp_shards_plain_numbers(cfg: DictConfig) -> str | None:
     return None
 
 
-def compiled_blocks_are_whole(cfg: DictConfig) -> str | None:
-    """Strategies that shard hang hooks on blocks, which a compiled one would run between its parts or not at all."""
-    if not OmegaConf.select(cfg, "model.compile") or not any(sharded in _strategy(cfg) for sharded in _SHARDED):
+def compiled_blocks_are_not_dealt(cfg: DictConfig) -> str | None:
+    """DeepSpeed gathers weights by hooks on the modules within a block, which would be compiled with it."""
+    if not OmegaConf.select(cfg, "model.compile") or "deepspeed" not in _strategy(cfg):
         return None
-    return "model.compile: blocks that this strategy shards are not compiled; use strategy=ddp, or model.compile=false"
+    return "model.compile: not tried with DeepSpeed; use strategy=fsdp or ddp, or model.compile=false"
 
 
 def weights_come_from_one_place(cfg: DictConfig) -> str | None:
@@ -193,7 +193,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
     fsdp_shards_plain_numbers,
-    compiled_blocks_are_whole,
+    compiled_blocks_are_not_dealt,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
     streams_have_an_end,

@@ -188,3 +188,14 @@ def test_sharded_ranks_of_which_some_recall_what_their_teacher_said_have_the_sam
         for file in cache.glob("rank-1.*"):
             file.unlink()
     assert_same(rows(tmp_path / "second"), rows(tmp_path / "first"))
+
+
+@pytest.mark.parametrize("strategy", [FSDP[0], DDP[0]])
+def test_compiled_blocks_over_two_ranks_take_the_steps_of_one_process_without(command, small_run, tmp_path, strategy):
+    steps = ("stage=3", "tuner=lora", "tuner.dropout=0", "trainer.max_steps=2", "data.val_generate=0")
+    ways = {"one": ONE, "two": (strategy, *FSDP[1:], "model.compile=true")}
+    for name, how in ways.items():
+        done = command("train", *small_run, *steps, *how, f"hydra.run.dir={tmp_path / name}")
+        assert done.code == 0, done.output
+    assert_same(rows(tmp_path / "two"), rows(tmp_path / "one"))
+    assert "the first batch as it is, and compiled" in done.output

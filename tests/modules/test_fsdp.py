@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 
 from qcvl.callbacks.checkpoint import TRAINER_STATE, HFCheckpoint
@@ -122,6 +123,21 @@ def test_a_blocks_weights_are_freed_between_forward_and_backward_where_asked(tra
     watch = Watch()
     train("run", strategy={"reshard_after_forward": reshard}, callbacks=[watch], max_steps=3, val_check_interval=1)
     assert isinstance(watch.before_backward, DTensor) == reshard  # after validations as well
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_once_though_their_weights_come_and_go(train, small_model, lora):
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = []
+
+    class Count(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            graphs.append(counters["stats"]["unique_graphs"])
+
+    module = {"tuner": lora(dropout=0.0), "model": small_model(compile=True)}
+    train("run", strategy={}, module=module, callbacks=[Count()], max_steps=4)
+    assert graphs[0] > 0 and graphs == graphs[:1] * 4
 
 
 @pytest.mark.parametrize("offload", [True, False])
