@@ -10,7 +10,7 @@ TORCH_PIP ?=
 export OMP_NUM_THREADS ?= 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help install demo test slow quant deepspeed lint format bench clean
+.PHONY: help install demo test slow quant deepspeed liger lint format bench clean
 
 help:
 	@echo "make install   .venv with everything that training on a CPU and the tests need"
@@ -18,6 +18,7 @@ help:
 	@echo "make test      the tests but for the slow ones        make slow   only those"
 	@echo "make quant     bitsandbytes into .venv, and the tests of 4-bit bases and 8-bit optimizers"
 	@echo "make deepspeed DeepSpeed into .venv, and the tests of strategy=deepspeed_* (two processes on the CPU)"
+	@echo "make liger     Liger's kernels and Triton into .venv, and their tests by Triton's interpreter"
 	@echo "make lint      format, style, spelling, layers, types, notebooks"
 	@echo "make bench     the benchmarks, one JSON line each"
 
@@ -50,6 +51,11 @@ quant: install
 deepspeed: install
 	DS_BUILD_OPS=0 $(PY) -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed]"
 	DS_ACCELERATOR=cpu $(PY) -m pytest -m deepspeed
+
+# Apart as well: Triton is 600 MiB, and torch looks for it. Its interpreter runs kernels on a CPU.
+liger: install
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[liger]"
+	TRITON_INTERPRET=1 $(PY) -m pytest -m liger
 
 lint: install
 	.venv/bin/ruff format --check .

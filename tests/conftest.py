@@ -37,6 +37,11 @@ DEEPSPEED = [  # what needs qcvl[deepspeed]: make deepspeed installs it and runs
     pytest.mark.deepspeed,
     pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs pip install qcvl[deepspeed]"),
 ]
+LIGER = [  # what needs qcvl[liger]: make liger installs it and runs these on the CPU, by Triton's interpreter
+    pytest.mark.liger,
+    pytest.mark.skipif(find_spec("liger_kernel") is None, reason="needs pip install qcvl[liger]"),
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1 on a CPU"),
+]
 SHARED = Path(os.environ.get("QCVL_SHARED", Path(__file__).parents[2] / "shared"))
 
 
@@ -291,3 +296,20 @@ def problems_in(path: Path) -> list:
 
     blocks = read_blocks(JsonlSource(path=str(path), repeat=1, task=None, prompts=None), 100)
     return [problem for block in blocks for _, problems in block.entries() for problem in problems]
+
+
+@pytest.fixture
+def triton_interpreter(monkeypatch):
+    """Triton's interpreter with what Liger's kernels ask of it: float arguments as tensors, and CUDA's rsqrt."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    original = interpreter._implicit_cvt
+
+    def convert(value):
+        if isinstance(value, float):
+            return tl.tensor(interpreter.TensorHandle(np.array([value], dtype=np.float32), tl.float32), tl.float32)
+        return original(value)
+
+    monkeypatch.setattr(interpreter, "_implicit_cvt", convert)
+    monkeypatch.setattr("liger_kernel.ops.rms_norm.rsqrt", lambda value: tl.rsqrt(value))

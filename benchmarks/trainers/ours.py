@@ -67,8 +67,8 @@ def looped_vision() -> None:
     """Vision attention image by image, as the stock model does it."""
     from qcvl.models import speed
 
-    give = speed._give_forward
-    speed._give_forward = lambda module, mixin: None if mixin is speed.BatchedImages else give(module, mixin)
+    give = speed.give_forward
+    speed.give_forward = lambda module, mixin: None if mixin is speed.BatchedImages else give(module, mixin)
     speed_up = speed.speed_up
 
     def with_loop(model: Any, attn: str) -> Any:

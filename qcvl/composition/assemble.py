@@ -89,20 +89,21 @@ def _refuse_experts(settings: Train, model_type: str) -> None:
 
 
 def _callbacks(settings: Train) -> "list[pl.Callback]":
-    """The callbacks, after a batch probe and a look at compiled blocks where these are asked for.
+    """The callbacks, after a batch probe and a look at compiled blocks or Liger's where these are asked for.
 
     Without ``trainer.enable_progress_bar`` there is no progress bar, which Lightning would refuse.
     """
     from lightning.pytorch.callbacks import ProgressBar
 
     from qcvl.callbacks.batch_probe import BatchProbe
-    from qcvl.callbacks.compiled import CompileCheck
+    from qcvl.callbacks.stock_check import StockCheck
 
     shown = settings.trainer.keywords.get("enable_progress_bar", True)
     probes = (
         [BatchProbe(path=str(Path(settings.paths.output_dir) / "batch_probe.json"))] if settings.batch_probe else []
     )
-    checks = [CompileCheck()] if settings.model.compile else []
+    swapped = [name for name in ("compile", "liger") if getattr(settings.model, name)]
+    checks = [StockCheck(f"model.{swapped[0]}")] if swapped else []
     return [
         *probes,
         *checks,

@@ -38,11 +38,15 @@ def fsdp_shards_plain_numbers(cfg: DictConfig) -> str | None:
     return None
 
 
-def compiled_blocks_are_not_dealt(cfg: DictConfig) -> str | None:
-    """DeepSpeed gathers weights by hooks on the modules within a block, which would be compiled with it."""
-    if not OmegaConf.select(cfg, "model.compile") or "deepspeed" not in _strategy(cfg):
+def compiled_blocks_are_plain(cfg: DictConfig) -> str | None:
+    """DeepSpeed gathers weights by hooks on modules within a block; Liger's kernels are what compiling would make."""
+    if not OmegaConf.select(cfg, "model.compile"):
         return None
-    return "model.compile: not tried with DeepSpeed; use strategy=fsdp or ddp, or model.compile=false"
+    if OmegaConf.select(cfg, "model.liger"):
+        return "model.liger: torch.compile fuses norms and MLPs by itself; leave out one of model.liger, model.compile"
+    if "deepspeed" in _strategy(cfg):
+        return "model.compile: not tried with DeepSpeed; use strategy=fsdp or ddp, or model.compile=false"
+    return None
 
 
 def weights_come_from_one_place(cfg: DictConfig) -> str | None:
@@ -193,7 +197,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
     fsdp_shards_plain_numbers,
-    compiled_blocks_are_not_dealt,
+    compiled_blocks_are_plain,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
     streams_have_an_end,

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from qcvl.errors import CheckpointError, ConfigError
 from qcvl.models.context import extend_context
+from qcvl.models.liger import use_liger
 from qcvl.models.spec import Processing
 from qcvl.models.speed import compile_blocks, speed_up
 from qcvl.models.towers import TOWERS, Tower, tower_of
@@ -145,6 +146,8 @@ def _finish(model: PreTrainedModel, spec: "ModelSettings") -> PreTrainedModel:
     speed_up(model, spec.attn)
     if chosen := spec.gradient_checkpointing:
         checkpoint_activations(model, TOWERS if isinstance(chosen, bool) else chosen)
+    if spec.liger:
+        use_liger(model)
     if spec.compile:
         compile_blocks(model)
     return model

@@ -25,8 +25,8 @@ class ModelSettings:
     torch's own kernel on a GPU in half precision, exact SDPA per packed sample elsewhere. ``lr_multiplier`` scales the
     stage's learning rates for this model. ``context_factor`` above 1 lengthens the context by YaRN (see
     ``models.context``). ``gradient_checkpointing`` recomputes layers in backward: of both towers, or of those named.
-    ``compile`` trains through torch.compile, block by block, and first compares a batch with what the blocks give as
-    they are.
+    ``compile`` trains through torch.compile, block by block, ``liger`` through Liger's kernels; both first compare a
+    batch with what the blocks give as they are.
     """
 
     dtype: Dtype
@@ -37,6 +37,7 @@ class ModelSettings:
     context_factor: ContextFactor
     gradient_checkpointing: bool | tuple[Literal["vision", "llm"], ...]
     compile: bool
+    liger: bool
 
     def __post_init__(self) -> None:
         if self.min_cells > self.max_cells:
@@ -109,4 +110,5 @@ def at_path(model: Model, path: str) -> ModelSpec:
         context_factor=model.context_factor,
         gradient_checkpointing=model.gradient_checkpointing,
         compile=model.compile,
+        liger=model.liger,
     )

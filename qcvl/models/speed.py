@@ -79,7 +79,7 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 def compile_blocks(model: PreTrainedModel) -> None:
     """Compile every block of both towers but its attention over packed samples."""
     for block in blocks(model):
-        _give_forward(block, CompiledBlock)
+        give_forward(block, CompiledBlock)
 
 
 @lru_cache
@@ -87,7 +87,7 @@ def _with_forward_of(mixin: type, cls: type) -> type:
     return type(cls.__name__, (mixin, cls), {})
 
 
-def _give_forward(module: nn.Module, mixin: type) -> None:
+def give_forward(module: nn.Module, mixin: type) -> None:
     """Put ``mixin.forward`` before the module's own; a subclass survives deepcopy, which a bound method does not."""
     stock: Any = type(module)
     if not issubclass(stock, mixin):
@@ -124,8 +124,8 @@ def speed_up(model: PreTrainedModel, attn: str) -> PreTrainedModel:
     name = resolve_attention(attn)
     visual = model.model.visual
     model.set_attn_implementation({"text_config": name, "vision_config": name})
-    _give_forward(visual.patch_embed, LinearPatches)
+    give_forward(visual.patch_embed, LinearPatches)
     if name == VARLEN:
         for block in visual.blocks:
-            _give_forward(block.attn, BatchedImages)
+            give_forward(block.attn, BatchedImages)
     return model

@@ -74,6 +74,7 @@ def scratch(tokenizer: Path, **changes: object) -> ScratchModel:
         "context_factor": 1.0,
         "gradient_checkpointing": False,
         "compile": False,
+        "liger": False,
     }
     return ScratchModel(**(values | changes))
 

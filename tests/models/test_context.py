@@ -24,7 +24,9 @@ def settings(tokenizer_folder, family, factor):
 
 def at(folder, factor):
     values = {"dtype": "auto", "attn": "auto", "min_cells": 1, "max_cells": 16, "lr_multiplier": 1}
-    return ModelSpec(path=str(folder), context_factor=factor, gradient_checkpointing=False, compile=False, **values)
+    return ModelSpec(
+        path=str(folder), context_factor=factor, gradient_checkpointing=False, compile=False, liger=False, **values
+    )
 
 
 def yarn(width, base, trained, factor):

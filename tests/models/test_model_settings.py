@@ -26,7 +26,7 @@ from tests.models.conftest import ARCHITECTURE, scratch
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 COMMON = {"min_cells": 1, "max_cells": 16, "lr_multiplier": 1.0, "gradient_checkpointing": False, "attn": "auto"}
-COMMON |= {"context_factor": 1.0, "compile": False}
+COMMON |= {"context_factor": 1.0, "compile": False, "liger": False}
 
 
 def spec(path, dtype="auto"):

@@ -51,6 +51,7 @@ def test_the_family_comes_from_config_json_and_not_from_the_folders_name(checkpo
         "context_factor": 1,
         "gradient_checkpointing": False,
         "compile": False,
+        "liger": False,
     }
     processing = ModelSpec(path=str(misleading), **common).load_processing()
     assert processing.family.model_type == "qwen3_vl"

@@ -1,4 +1,4 @@
-"""``model.compile=true``: the first batch says whether compiled blocks give what the blocks give as they are."""
+"""``model.compile`` and ``model.liger``: the first batch says whether they give what the blocks give as they are."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,21 +11,27 @@ from torch.distributed.tensor import DTensor
 
 from qcvl.errors import QcvlError
 from qcvl.log import get_logger
+from qcvl.models.liger import stock_kernels
 from qcvl.models.towers import tower_of
 from qcvl.tuning.adapters import base_name
 
 log = get_logger(__name__)
+LIBRARIES = {"model.compile": "torch", "model.liger": "liger-kernel"}
 WHOLE, HALF = 1e-4, 0.05  # relative difference that rounding explains, in float32 and where 16 bits take part
 
 
-class CompileCheck(pl.Callback):
+class StockCheck(pl.Callback):
     """Compares loss and gradient norm of each tower on a run's first batch; no weight, gradient or draw changes.
 
     Without dropout, whose draws compiled code makes in its own way.
+
+    Args:
+        setting: that is checked, ``model.compile`` or ``model.liger``.
     """
 
-    def __init__(self) -> None:
-        self.compared: dict[str, tuple[float, float]] = {}  # by name: as they are, compiled
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+        self.compared: dict[str, tuple[float, float]] = {}  # by name: as they are, by the setting
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Mapping[str, Any], batch_idx: int
@@ -38,19 +44,19 @@ class CompileCheck(pl.Callback):
         if self.compared:
             return
         with torch.random.fork_rng(), _without_dropout(pl_module), trainer.precision_plugin.train_step_context():
-            with torch.compiler.set_stance("force_eager"):
+            with torch.compiler.set_stance("force_eager"), stock_kernels():
                 plain = _values(pl_module, batch)
-            compiled = _values(pl_module, batch)
-        self.compared = {name: (value, compiled[name]) for name, value in plain.items()}
+            swapped = _values(pl_module, batch)
+        self.compared = {name: (value, swapped[name]) for name, value in plain.items()}
         dtypes = {parameter.dtype for parameter in pl_module.parameters()}
         rounding = WHOLE if dtypes == {torch.float32} and "16" not in str(trainer.precision) else HALF
         told = ", ".join(f"{name} {value:.6g} and {other:.6g}" for name, (value, other) in self.compared.items())
         if any(abs(value - other) > rounding * max(abs(value), 1e-6) for value, other in self.compared.values()):
             raise QcvlError(
-                f"model.compile: on the first batch compiled blocks differ by more than {rounding:g} from what they "
-                f"give as they are: {told}; use model.compile=false, or another version of torch"
+                f"{self.setting}: on the first batch blocks differ by more than {rounding:g} from what they give as "
+                f"they are: {told}; use {self.setting}=false, or another version of {LIBRARIES[self.setting]}"
             )
-        log.info("model.compile: the first batch as it is, and compiled: %s", told)
+        log.info("%s: the first batch as it is, and by it: %s", self.setting, told)
 
 
 def _values(module: Any, batch: Mapping[str, Any]) -> dict[str, float]:
