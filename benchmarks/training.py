@@ -4,9 +4,10 @@ Dense whole photos (pairs of 640x640 pixels) and short chats, one to two, in rea
 count), and the peak of memory above the idle model. Random-weight Qwen3-VL of 125M parameters with the vocabulary of
 Qwen3 (151,669 ids) and of 54M with 16,384 ids; a third set of samples of equal length, where padding costs nothing. The
 contenders are processes that train the same records in turns, a pass at a time; figures are medians over the passes.
-The peers' settings: fused AdamW, no gradient checkpointing, float32, a micro-batch of 2 (``--tune`` tries others), of
-TRL its head on label positions, and samples of like length together; each also trains in random order, as it does where
-nobody asks for another. Photos are decoded and cut for them beforehand.
+The peers' settings: fused AdamW, no gradient checkpointing, a micro-batch of 2 (``--tune`` tries others), of TRL its
+head on label positions, and samples of like length together; each also trains in random order, as it does where nobody
+asks for another. Photos are decoded and cut for them beforehand. ``--precision`` is that of all. What was measured is in
+trainers/README.md.
 
 Each contender's floating point operations for a real token are counted in its first pass: at equal efficiency their
 ratio is that of the speeds. By the shapes of these models and 12 photos with 24 chats (15,576 tokens, 4,649 labels),
