@@ -6,7 +6,7 @@ Qwen3 (151,669 ids) and of 54M with 16,384 ids; a third set of samples of equal 
 contenders are processes that train the same records in turns, a pass at a time; figures are medians over the passes.
 The peers' settings: fused AdamW, no gradient checkpointing, a micro-batch of 2 (``--tune`` tries others), of TRL its
 head on label positions, and samples of like length together; each also trains in random order, as it does where nobody
-asks for another. Photos are decoded and cut for them beforehand. ``--precision`` is that of all. What was measured is in
+asks for another. Photos are decoded and cut for them beforehand. ``--precision`` is that of all. Measured: see
 trainers/README.md.
 
 Each contender's floating point operations for a real token are counted in its first pass: at equal efficiency their
