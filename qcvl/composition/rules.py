@@ -38,14 +38,13 @@ def fsdp_shards_plain_numbers(cfg: DictConfig) -> str | None:
     return None
 
 
-def compiled_blocks_are_plain(cfg: DictConfig) -> str | None:
-    """DeepSpeed gathers weights by hooks on modules within a block; Liger's kernels are what compiling would make."""
-    if not OmegaConf.select(cfg, "model.compile"):
-        return None
-    if OmegaConf.select(cfg, "model.liger"):
+def kernels_are_swapped_once(cfg: DictConfig) -> str | None:
+    """Both ways to other kernels are held to the plain ones in a step of its own, which DeepSpeed's engine has not."""
+    asked = [name for name in ("compile", "liger") if OmegaConf.select(cfg, f"model.{name}")]
+    if len(asked) == 2:
         return "model.liger: torch.compile fuses norms and MLPs by itself; leave out one of model.liger, model.compile"
-    if "deepspeed" in _strategy(cfg):
-        return "model.compile: not tried with DeepSpeed; use strategy=fsdp or ddp, or model.compile=false"
+    if asked and "deepspeed" in _strategy(cfg):
+        return f"model.{asked[0]}: not tried with DeepSpeed; use strategy=fsdp or ddp, or model.{asked[0]}=false"
     return None
 
 
@@ -197,7 +196,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     data_are_given,
     muon_needs_whole_matrices,
     fsdp_shards_plain_numbers,
-    compiled_blocks_are_plain,
+    kernels_are_swapped_once,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
     streams_have_an_end,

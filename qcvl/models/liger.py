@@ -7,7 +7,6 @@ Liger replaces these for all models of a process at once.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,7 +18,11 @@ from transformers.activations import SiLUActivation
 from qcvl.errors import ConfigError
 from qcvl.models.speed import give_forward
 
-_STOCK: ContextVar[bool] = ContextVar("stock kernels", default=False)
+
+class _Stock:
+    """Whether layers are computed as transformers has them, in all threads: the backward pass of a GPU has its own."""
+
+    asked = False
 
 
 class LigerNorm:
@@ -30,7 +33,7 @@ class LigerNorm:
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The stock norm's numbers, in the number format of ``hidden_states``."""
-        if _STOCK.get():
+        if _Stock.asked:
             return super().forward(hidden_states)  # type: ignore[misc,no-any-return]
         from liger_kernel.ops import LigerRMSNormFunction
 
@@ -48,7 +51,7 @@ class LigerMLP:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The stock MLP's numbers; its linears may have adapters."""
-        if _STOCK.get():
+        if _Stock.asked:
             return super().forward(x)  # type: ignore[misc,no-any-return]
         from liger_kernel.ops import LigerSiLUMulFunction
 
@@ -58,11 +61,11 @@ class LigerMLP:
 @contextmanager
 def stock_kernels() -> Iterator[None]:
     """Within the block the layers are computed as transformers has them."""
-    token = _STOCK.set(True)
+    _Stock.asked = True
     try:
         yield
     finally:
-        _STOCK.reset(token)
+        _Stock.asked = False
 
 
 def use_liger(model: PreTrainedModel) -> None:

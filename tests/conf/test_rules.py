@@ -50,15 +50,14 @@ def test_what_needs_whole_weights_is_refused_under_fsdp(settings, told):
     config.check_compatible(OmegaConf.create({"trainer": {"strategy": FSDP}, **plain}))
 
 
-@pytest.mark.parametrize(("strategy", "refused"), [(FSDP, False), ("deepspeed_stage_2", True), ("ddp", False)])
-def test_compiled_blocks_are_refused_beside_deepspeed(strategy, refused):
-    cfg = OmegaConf.create({"model": {"compile": True}, "trainer": {"strategy": strategy}})
-    if refused:
-        with pytest.raises(ConfigError, match="model.compile: not tried with DeepSpeed"):
-            config.check_compatible(cfg)
-    else:
-        config.check_compatible(cfg)
-    config.check_compatible(OmegaConf.create({"model": {"compile": False}, "trainer": {"strategy": strategy}}))
+@pytest.mark.parametrize("name", ["compile", "liger"])
+def test_other_kernels_are_refused_beside_deepspeed_and_beside_one_another(name):
+    for strategy, asked in ((FSDP, True), ("ddp", True), ("deepspeed_stage_2", False)):
+        config.check_compatible(OmegaConf.create({"model": {name: asked}, "trainer": {"strategy": strategy}}))
+    with pytest.raises(ConfigError, match=f"model.{name}: not tried with DeepSpeed"):
+        config.check_compatible(OmegaConf.create({"model": {name: True}, "trainer": {"strategy": "deepspeed_stage_2"}}))
+    with pytest.raises(ConfigError, match="model.liger: .* leave out one of"):
+        config.check_compatible(OmegaConf.create({"model": {"compile": True, "liger": True}}))
 
 
 @pytest.fixture
