@@ -135,7 +135,7 @@ class VLModule(pl.LightningModule, ABC):
 
         Under ZeRO-3 a layer would wait for the other ranks, whose answers are of other lengths.
         """
-        return zero.gathered(self.built)
+        return zero.whole_weights(self.built)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write ``saved_tensors()`` or an earlier copy of them, the processing files and ``qcvl.json``."""

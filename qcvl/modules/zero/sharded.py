@@ -174,7 +174,7 @@ def _scale(optimizer: Any) -> dict[str, float]:
 
 
 @contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
+def whole_weights(model: nn.Module) -> Iterator[None]:
     """Within the block every rank has the whole model, and may run it alone; a model not dealt is left as it is."""
     dealt = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
     if not dealt:
