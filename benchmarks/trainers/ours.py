@@ -1,4 +1,4 @@
-"""qcvl as a contender: ``config.load``, ``config.build`` and Lightning's fit, without one of its tricks if asked."""
+"""qcvl as a contender: ``config.load``, ``config.build`` and Lightning's fit, in a variant if asked."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,9 +36,9 @@ class TakesTurns(pl.Callback):
             self.begun = False
 
 
-def train(turns: Turns, workload: Workload, without: str, also: Sequence[str] = ()) -> None:
-    """Train a workload; ``without`` names the trick to undo, or is empty, ``also`` are further overrides."""
-    overrides, undo = WITHOUT[without]
+def train(turns: Turns, workload: Workload, variant: str, also: Sequence[str] = ()) -> None:
+    """Train a workload as one of ``VARIANTS``, with further overrides."""
+    overrides, undo = VARIANTS[variant]
     undo()
     run = config.build(config.load("train", [*workload.overrides(), *overrides, *also]))
     run.trainer.callbacks.append(TakesTurns(turns))
@@ -104,12 +104,13 @@ ONE_BY_ONE = [
     "data.batch_size=1",
     f"trainer.accumulate_grad_batches={STEP_SAMPLES}",
 ]
-WITHOUT: dict[str, tuple[list[str], Callable[[], None]]] = {
+VARIANTS: dict[str, tuple[list[str], Callable[[], None]]] = {
     "": ([], nothing),
-    "packing": (ONE_BY_ONE, nothing),
-    "label-only head": ([], full_head),
-    "attention per sample": (["model.attn=sdpa"], nothing),
-    "batched vision": ([], looped_vision),
-    "linear patches": ([], convolved_patches),
-    "fused AdamW": (["optimizer.fused=false"], nothing),
+    "without packing": (ONE_BY_ONE, nothing),
+    "without label-only head": ([], full_head),
+    "without attention per sample": (["model.attn=sdpa"], nothing),
+    "without batched vision": ([], looped_vision),
+    "without linear patches": ([], convolved_patches),
+    "without fused AdamW": (["optimizer.fused=false"], nothing),
+    "with torch.compile": (["model.compile=true"], nothing),
 }
