@@ -1,19 +1,16 @@
 """``model.compile`` and ``model.liger``: the first batch says whether they give what the blocks give as they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from qcvl.errors import QcvlError
 from qcvl.log import get_logger
 from qcvl.models.liger import stock_kernels
-from qcvl.models.towers import tower_of
-from qcvl.tuning.adapters import base_name
 
 log = get_logger(__name__)
 LIBRARIES = {"model.compile": "torch", "model.liger": "liger-kernel"}
@@ -27,10 +24,11 @@ class StockCheck(pl.Callback):
 
     Args:
         setting: that is checked, ``model.compile`` or ``model.liger``.
+        norms: gives the norm of each tower's gradient after a backward pass (``modules.gradients``).
     """
 
-    def __init__(self, setting: str) -> None:
-        self.setting = setting
+    def __init__(self, setting: str, norms: Callable[[nn.Module], dict[str, float]]) -> None:
+        self.setting, self.norms = setting, norms
         self.compared: dict[str, tuple[float, float]] = {}  # by name: as they are, by the setting
 
     def on_train_batch_start(
@@ -45,8 +43,8 @@ class StockCheck(pl.Callback):
             return
         with torch.random.fork_rng(), _without_dropout(pl_module), trainer.precision_plugin.train_step_context():
             with torch.compiler.set_stance("force_eager"), stock_kernels():
-                plain = _values(pl_module, batch)
-            swapped = _values(pl_module, batch)
+                plain = self._values(pl_module, batch)
+            swapped = self._values(pl_module, batch)
         self.compared = {name: (value, swapped[name]) for name, value in plain.items()}
         dtypes = {parameter.dtype for parameter in pl_module.parameters()}
         rounding = WHOLE if dtypes == {torch.float32} and "16" not in str(trainer.precision) else HALF
@@ -58,26 +56,14 @@ class StockCheck(pl.Callback):
             )
         log.info("%s: the first batch as it is, and by it: %s", self.setting, told)
 
-
-def _values(module: Any, batch: Mapping[str, Any]) -> dict[str, float]:
-    """The loss of a batch, and the norm of its gradient in each tower that is trained."""
-    labels, cells = batch["step_labels"].float().to(module.device), batch["step_cells"].float().clamp(min=1)
-    loss = module.combine(module.losses(module.rows.share(batch)), labels, cells.to(module.device))
-    loss.backward()
-    squares: dict[str, float] = {}
-    for name, parameter in module.built.named_parameters():
-        if parameter.requires_grad:
-            tower, gradient = tower_of(base_name(name)), parameter.grad
-            found = 0.0 if gradient is None else _plain(gradient.float().square().sum())
-            squares[tower] = squares.get(tower, 0.0) + found
-    module.zero_grad(set_to_none=True)
-    return {"loss": float(loss.detach())} | {
-        f"gradient norm of {tower}": square**0.5 for tower, square in squares.items()
-    }
-
-
-def _plain(number: torch.Tensor) -> float:
-    return float(number.full_tensor() if isinstance(number, DTensor) else number)
+    def _values(self, module: Any, batch: Mapping[str, Any]) -> dict[str, float]:
+        """The loss of a batch, and the norm of its gradient in each tower that is trained."""
+        labels, cells = batch["step_labels"].float().to(module.device), batch["step_cells"].float().clamp(min=1)
+        loss = module.combine(module.losses(module.rows.share(batch)), labels, cells.to(module.device))
+        loss.backward()
+        norms = {f"gradient norm of {tower}": norm for tower, norm in self.norms(module.built).items()}
+        module.zero_grad(set_to_none=True)
+        return {"loss": float(loss.detach())} | norms
 
 
 @contextmanager

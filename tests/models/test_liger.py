@@ -11,8 +11,8 @@ from qcvl.models import liger
 from qcvl.models.liger import LigerMLP, LigerNorm, stock_kernels
 from tests.conftest import LIGER
 from tests.models.conftest import make_sample, pack, scratch
-from tests.models.families import ARCHITECTURES
 from tests.models.test_attention import assert_same, loss_and_gradients
+from tests.models.test_families import family_settings
 
 # Of two text layers and two vision blocks: (norms, gated MLPs) that are Liger's. Qwen3-VL has norms of queries and keys
 # as well, Qwen2.5-VL norms and gated MLPs in its vision blocks and a norm in its merger; of the mixture's two MLPs one
@@ -35,9 +35,7 @@ def test_what_is_not_installed_is_named(monkeypatch, tokenizer_folder):
 
 
 def load(tokenizer_folder, family, **changes):
-    scale = 0.5 if family.startswith("qwen3") else None
-    changes = {"architecture": ARCHITECTURES[family], "position_table_scale": scale} | changes
-    settings = scratch(tokenizer_folder, **changes)
+    settings = family_settings(tokenizer_folder, family, **changes)
     return settings.load_model().train(), settings.load_processing()
 
 
