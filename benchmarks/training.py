@@ -83,7 +83,7 @@ class Bench:
         return (*SHAPE, f"model.tokenizer={place}")
 
     def workload(
-        self, model: str, photos: int, passes: int, *, equal: bool = False, batch: int = BATCH, length: int = LENGTH
+        self, model: str, photos: int, passes: int, *, equal: bool = False, batch: int = 0, length: int = LENGTH
     ) -> Workload:
         """Records for one race: ``photos`` of them and twice as many chats, or one photo again and again."""
         lines = spread(self.photos, photos) + spread(self.chats, CHATS_A_PAIR * photos)
@@ -98,7 +98,7 @@ class Bench:
             model=self.model(model),
             packing_length=length,
             accumulate=LENGTHS[length],
-            batch=batch,
+            batch=batch or self.asked.batch,
             precision=self.asked.precision,
         )
 
@@ -230,6 +230,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--tune", action="store_true", help="only the peers' speed by their micro-batch")
     parser.add_argument("--photos", type=int, default=12, help="photos of a pass")
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=BATCH, help="the peers' micro-batch")
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="of all contenders")
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS, help="of qcvl, beside it as it is")
     asked = parse(parser, arguments)
