@@ -157,14 +157,12 @@ def a_probe_starts_from_a_budget(cfg: DictConfig) -> str | None:
 
 
 def ranks_that_share_rows_make_whole_groups(cfg: DictConfig) -> str | None:
-    """``sp_degree`` neighbouring ranks hold each row together, under DDP: every rank belongs to such a group."""
+    """``sp_degree`` neighbouring ranks hold each row together: every rank belongs to such a group."""
     degree = OmegaConf.select(cfg, "sp_degree") or 1
     if degree == 1:
         return None
-    strategy, devices = _strategy(cfg), OmegaConf.select(cfg, "trainer.devices")
+    devices = OmegaConf.select(cfg, "trainer.devices")
     ranks = _count(devices) * (OmegaConf.select(cfg, "trainer.num_nodes") or 1)
-    if strategy != "auto" and not strategy.startswith("ddp") and not strategy.endswith(".ddpstrategy"):
-        return f"sp_degree: {degree} ranks hold rows together under strategy=ddp alone so far; found {strategy}"
     if devices not in ("auto", -1, "-1") and ranks % degree:
         return (
             f"sp_degree: groups of {degree} ranks do not divide the {ranks} of this run; set trainer.devices (times "

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from qcvl.errors import DataError
 from qcvl.models.attention import VARLEN, Segments
+from qcvl.models.sequence import RowShare, to_places
 from qcvl.models.spec import Family
 
 
@@ -39,11 +40,14 @@ class Seen(NamedTuple):
     blocks: Mapping[int, torch.Tensor]
     nothing: torch.Tensor | None
 
-    def part(self, cells: slice) -> "Seen":
-        """Some of the visual tokens alone; where these are none, ``nothing`` still depends on all there are."""
-        nothing = _nothing([self.merged, *self.deepstack]) if cells.start == cells.stop else None
-        merged, deepstack = self.merged[cells], tuple(level[cells] for level in self.deepstack)
-        return Seen(merged, deepstack, self.blocks, nothing if self.nothing is None else self.nothing)
+    def dealt(self, share: RowShare) -> "Seen":
+        """The visual tokens of this rank's part of a row, of which these are what the rank has looked at.
+
+        Where there are none, ``nothing`` depends on their exchange, in whose way back all ranks take part.
+        """
+        levels = torch.cat([self.merged, *self.deepstack], dim=1)
+        merged, *deepstack = (mine := to_places(levels, share)).split(self.merged.shape[1], dim=1)
+        return Seen(merged, tuple(deepstack), self.blocks, None if len(mine) else _nothing([mine]))
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
@@ -82,9 +86,9 @@ def hidden_states(
         routing: give the logits of the routers as well.
         seen: what ``look`` gave for the row's images, in place of looking at them here.
 
-    With a ``share`` (see ``models.sequence``) ``input_ids`` and ``position_ids`` are this rank's part of the row; all
-    else is the whole row's. The vision tower then looks at all images on each rank, and only the visual tokens of the
-    rank's own part go on: the ranks' gradients add up to those of the row, in every tower.
+    With a ``share`` (see ``models.sequence``) ``input_ids`` and ``position_ids`` are this rank's part of the row, the
+    images those it looks at, of whose visual tokens each rank gets those of its part; ``segments`` are the whole row's.
+    The ranks' gradients add up to those of the row, in every tower.
 
     Images and videos lie in one list, in the order of the row: the vision tower sees each frame pair of a video as it
     sees an image.
@@ -102,7 +106,7 @@ def hidden_states(
     if seen is None and batch.get("pixel_values") is not None:
         seen = look(model, batch["pixel_values"], batch["image_grid_thw"])
     if seen is not None:
-        seen = seen if share is None else seen.part(share.cells)
+        seen = seen if share is None else seen.dealt(share)
         embeds, more = place(core, batch["input_ids"], embeds, seen)
         extra |= more
     out = core.language_model(

@@ -2,7 +2,8 @@
 
 Each rank of a group runs all layers on its part of the row's tokens. Before attention an all-to-all turns the part of
 the tokens with all heads into all tokens with a part of the heads, and after it back; so attention itself is that of
-the whole row, segments included.
+the whole row, segments included. Each looks at its share of the row's images, and an all-to-all brings the visual
+tokens to where they stand in the row.
 
 Shapes: S ranks of a group, L tokens of the row, n = ceil(L / S) of them on each rank (the last ones padding), H heads.
 """
@@ -35,12 +36,17 @@ class SequenceGroup:
 
 @dataclass(frozen=True)
 class RowShare:
-    """This rank's part of a row: how long the row is, and which of its tokens and visual tokens are in the part."""
+    """This rank's part of a row: how long the row is, and which of its tokens are in the part.
+
+    Of the row's visual tokens each rank has those of ``cells`` in its part, and looks at the images of those of
+    ``seen``.
+    """
 
     group: SequenceGroup
     length: int
     tokens: slice
-    cells: slice
+    cells: tuple[slice, ...]
+    seen: tuple[slice, ...]
 
     @property
     def width(self) -> int:
@@ -51,6 +57,22 @@ class RowShare:
 def share_width(length: int, ranks: int) -> int:
     """Tokens of each part of a row of ``length``, padded so that the parts are equal."""
     return -(-length // ranks)
+
+
+def deal_frames(grids: Tensor, ranks: int) -> list[Tensor]:
+    """Each rank's part of a row's images and videos, ``image_grid_thw [n, 3]``: neighbouring frames, equal patches.
+
+    No frame is divided, so that ranks may differ by one, and some have none; towers attend within a frame (pair).
+    """
+    of_grid = torch.arange(len(grids), device=grids.device).repeat_interleave(grids[:, 0])
+    patches = (grids[:, 1] * grids[:, 2])[of_grid]
+    middles = patches.cumsum(0) - patches / 2
+    owners = (middles * ranks / patches.sum()).long()
+    parts = []
+    for rank in range(ranks):
+        frames = of_grid[owners == rank].bincount(minlength=len(grids))
+        parts.append(torch.cat([frames[:, None], grids[:, 1:]], dim=1)[frames > 0])
+    return parts
 
 
 def require_heads(heads: int, key_heads: int, ranks: int) -> None:
@@ -89,12 +111,26 @@ def _enough_heads(tensor: Tensor, ranks: int) -> Tensor:
     return tensor if len(tensor) >= ranks else tensor.repeat_interleave(ranks // len(tensor), dim=0)
 
 
+def to_places(seen: Tensor, share: RowShare) -> Tensor:
+    """Visual tokens ``[m, D]`` of this rank's part of the row, from those ``[n, D]`` that it has looked at."""
+    rank = share.group.rank
+    sent = [_common(share.seen[rank], part) for part in share.cells]
+    received = [_common(part, share.cells[rank]) for part in share.seen]
+    result: Tensor = _Exchange.apply(seen, sent, received, share.group.process_group)
+    return result
+
+
+def _common(one: slice, other: slice) -> int:
+    return max(min(one.stop, other.stop) - max(one.start, other.start), 0)
+
+
 def exchange(blocks: Tensor, group: SequenceGroup) -> Tensor:
     """All-to-all: block ``i`` of ``[S, …]`` goes to rank ``i``; block ``i`` of the result comes from it.
 
     It is its own inverse and its own transpose, so gradients travel back by the same exchange.
     """
-    result: Tensor = _Exchange.apply(blocks, group.process_group)
+    each = [1] * group.size
+    result: Tensor = _Exchange.apply(blocks, each, each, group.process_group)
     return result
 
 
@@ -108,16 +144,20 @@ def summed(tensor: Tensor, group: SequenceGroup) -> Tensor:
 
 
 class _Exchange(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, blocks: Tensor, process_group: dist.ProcessGroup) -> Tensor:
-        ctx.process_group = process_group
-        received = torch.empty_like(blocks, memory_format=torch.contiguous_format)
-        dist.all_to_all_single(received, blocks.contiguous(), group=process_group)
-        return received
+    """All-to-all of ``sent[i]`` rows to rank ``i`` and ``received[i]`` rows from it."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Exchange.apply(gradient, ctx.process_group), None
+    def forward(
+        ctx: Any, rows: Tensor, sent: list[int], received: list[int], process_group: dist.ProcessGroup
+    ) -> Tensor:
+        ctx.way_back = received, sent, process_group
+        result = rows.new_empty(sum(received), *rows.shape[1:])
+        dist.all_to_all_single(result, rows.contiguous(), received, sent, group=process_group)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        return _Exchange.apply(gradient, *ctx.way_back), None, None, None
 
 
 class _Sum(torch.autograd.Function):

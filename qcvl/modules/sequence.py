@@ -1,5 +1,7 @@
 """Which part of a batch's row a rank trains on, where several ranks hold one row together."""
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch.distributed as dist
@@ -10,7 +12,7 @@ from qcvl.data.chat import IGNORE
 from qcvl.errors import ConfigError
 from qcvl.models.attention import VARLEN
 from qcvl.models.forward import unwrap
-from qcvl.models.sequence import RowShare, SequenceGroup, require_heads, share_width
+from qcvl.models.sequence import RowShare, SequenceGroup, deal_frames, require_heads, share_width
 
 
 class RowSharing:
@@ -50,31 +52,43 @@ class RowSharing:
         """The same batch with this rank's tokens ``[1, n]`` of the row, and ``share``, which says what they are of.
 
         ``labels`` and ``label_kinds`` are ``[1, n + 1]``: the label behind the last token is predicted here. The
-        first one is predicted, and counts, on the rank before. ``segments``, ``pixel_values`` and ``image_grid_thw``
-        stay whole; the targets of visual tokens are those of this rank's.
+        first one is predicted, and counts, on the rank before. ``pixel_values`` and ``image_grid_thw`` are of the
+        frames that this rank looks at, the targets of visual tokens those of its tokens; ``segments`` stay whole.
         """
         if self.group is None:
             return batch
+        rank, ranks = self.group.rank, self.group.size
         length = batch["input_ids"].shape[1]
-        width = share_width(length, self.group.size)
-        start, stop = self.group.rank * width, (self.group.rank + 1) * width
-        padding = self.group.size * width + 1 - length
+        width = share_width(length, ranks)
+        start, stop = rank * width, (rank + 1) * width
+        padding = ranks * width + 1 - length
 
         def part(name: str, end: int, filling: int = 0) -> Tensor:
             return F.pad(batch[name], (0, padding), value=filling)[..., start:end]
 
         kinds = part("label_kinds", stop + 1).clone()
         kinds[:, 0] = 0
-        is_cell = batch["mm_token_type_ids"][0] > 0
-        before, own = int(is_cell[:start].sum()), int(is_cell[start:stop].sum())
-        cells = slice(before, before + own)
+        is_cell = F.pad(batch["mm_token_type_ids"][0] > 0, (0, padding - 1))
+        cells = _neighbours(is_cell.view(ranks, width).sum(1).tolist())
+        grids = deal_frames(batch["image_grid_thw"], ranks)
+        patches = [int(grid.prod(1).sum()) for grid in grids]
+        a_cell = max(sum(patches), 1) // max(cells[-1].stop, 1)
+        seen = _neighbours([count // a_cell for count in patches])
         mine = {
             "input_ids": part("input_ids", stop),
             "position_ids": part("position_ids", stop),
             "mm_token_type_ids": part("mm_token_type_ids", stop),
             "labels": part("labels", stop + 1, IGNORE),
             "label_kinds": kinds,
-            "share": RowShare(self.group, length, slice(start, min(stop, max(start, length))), cells),
+            "pixel_values": batch["pixel_values"][_neighbours(patches)[rank]],
+            "image_grid_thw": grids[rank],
+            "share": RowShare(self.group, length, slice(start, min(stop, max(start, length))), cells, seen),
         }
-        mine |= {name: batch[name][cells] for name in ("cell_classes", "cell_points") if name in batch}
+        mine |= {name: batch[name][cells[rank]] for name in ("cell_classes", "cell_points") if name in batch}
         return {**batch, **mine}
+
+
+def _neighbours(counts: Sequence[int]) -> tuple[slice, ...]:
+    """So many things for each, one behind another."""
+    edges = [0, *accumulate(counts)]
+    return tuple(slice(start, stop) for start, stop in pairwise(edges))

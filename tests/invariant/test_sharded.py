@@ -190,6 +190,16 @@ def test_sharded_ranks_of_which_some_recall_what_their_teacher_said_have_the_sam
     assert_same(rows(tmp_path / "second"), rows(tmp_path / "first"))
 
 
+def test_sharded_ranks_that_hold_rows_together_take_the_steps_of_one_process(command, small_run, tmp_path):
+    full = ("stage=3", "tuner=full", "trainer.max_steps=2", "data.val_generate=0")
+    full = (*full, "trainer.accumulate_grad_batches=2", "model.gradient_checkpointing=[vision,llm]")
+    together = (FSDP[0], "trainer.devices=4", "sp_degree=2", "data.batch_size=2")
+    for name, strategy in (("one", ONE), ("several", together)):
+        done = command("train", *small_run, *full, *strategy, f"hydra.run.dir={tmp_path / name}")
+        assert done.code == 0, done.output
+    assert_same(rows(tmp_path / "several"), rows(tmp_path / "one"))
+
+
 @pytest.mark.parametrize("strategy", [FSDP[0], DDP[0]])
 def test_compiled_blocks_over_two_ranks_take_the_steps_of_one_process_without(command, small_run, tmp_path, strategy):
     steps = ("stage=3", "tuner=lora", "tuner.dropout=0", "trainer.max_steps=2", "data.val_generate=0")

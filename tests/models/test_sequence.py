@@ -12,11 +12,13 @@ from qcvl.models.attention import segment_attention
 from qcvl.models.sequence import (
     RowShare,
     SequenceGroup,
+    deal_frames,
     exchange,
     require_heads,
     share_width,
     summed,
     to_heads,
+    to_places,
     to_tokens,
 )
 
@@ -57,7 +59,7 @@ def attend(group: SequenceGroup) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """This rank's part of the outputs, and the gradients of its part of a sum over all of them."""
     length, width = sum(LENGTHS), share_width(sum(LENGTHS), group.size)
     start, stop = group.rank * width, min((group.rank + 1) * width, length)
-    share = RowShare(group, length, slice(start, stop), slice(0, 0))
+    share = RowShare(group, length, slice(start, stop), (), ())
     inputs = heads_of_a_row()
     padding = (0, 0, 0, group.size * width - length)
     parts = [torch.nn.functional.pad(one, padding)[:, :, start : start + width] for one in inputs]
@@ -102,6 +104,51 @@ def test_blocks_go_to_their_ranks_and_gradients_come_back(tmp_path):
     assert first["grad"].tolist() == [1, 1] and second["grad"].tolist() == [3, 3]
     assert first["total"] == second["total"] == 5
     assert first["dtotal"] == second["dtotal"] == 10 + 20  # of 1 * total**2 here and 2 * total**2 there
+
+
+@pytest.mark.parametrize(
+    ("grids", "ranks", "expected"),
+    [
+        ([[1, 4, 4], [1, 4, 4], [1, 4, 4]], 3, [[[1, 4, 4]]] * 3),
+        ([[5, 4, 4], [1, 4, 8]], 2, [[[3, 4, 4]], [[2, 4, 4], [1, 4, 8]]]),  # the third frame is nearer to the first
+        ([[1, 40, 40], [1, 4, 4], [1, 4, 4]], 2, [[[1, 40, 40]], [[1, 4, 4], [1, 4, 4]]]),
+        ([[1, 4, 4]], 4, [[], [], [[1, 4, 4]], []]),
+        ([], 2, [[], []]),
+    ],
+)
+def test_neighbouring_frames_are_dealt_in_parts_of_about_equally_many_patches(grids, ranks, expected):
+    parts = deal_frames(torch.tensor(grids, dtype=torch.long).view(-1, 3), ranks)
+    assert [part.tolist() for part in parts] == expected
+
+
+CELLS = ((0, 1), (1, 1), (1, 7))  # in each rank's part of a row; the second has none
+SEEN = ((0, 3), (3, 6), (6, 7))
+
+
+def bring(group: SequenceGroup) -> tuple[torch.Tensor, torch.Tensor]:
+    cells, seen = (tuple(slice(*edges) for edges in of_ranks) for of_ranks in (CELLS, SEEN))
+    share = RowShare(group, 20, slice(0, 0), cells, seen)
+    own = torch.arange(14.0).view(7, 2)[seen[group.rank]].requires_grad_()
+    part = to_places(own, share)
+    (part * (group.rank + 1)).sum().backward()
+    return part.detach(), own.grad
+
+
+def test_visual_tokens_go_from_the_rank_that_looked_at_them_to_where_they_stand_and_gradients_back(tmp_path):
+    found = together(bring, 3, tmp_path)
+    row = torch.arange(14.0).view(7, 2)
+    for (part, _), (start, stop) in zip(found, CELLS, strict=True):
+        assert torch.equal(part, row[start:stop])
+    gradients = torch.cat([gradient for _, gradient in found])
+    assert gradients[:, 0].tolist() == [
+        1,
+        3,
+        3,
+        3,
+        3,
+        3,
+        3,
+    ]  # the first token is on the first rank, the rest on the last
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """Batches of the shared records, and an optimizer whose step is the gradient itself."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
 from qcvl.data.batch import collate
+from tests.conftest import choice
 
 
 class PlainDescent:
@@ -48,6 +52,27 @@ def batches(features):
 def packed(features):
     """The samples in one row."""
     return collate(features)
+
+
+@pytest.fixture
+def films(shared_data, scenes, tmp_path):
+    """Data settings of 6 conversations: two about a clip, one about a clip and a photo, one about a photo, two of text.
+
+    Of each clip there are few and small frames.
+    """
+    pytest.importorskip("av")
+    shutil.copy(shared_data("video") / "clip_a.mp4", tmp_path)
+    image, video = {"type": "image"}, {"type": "video"}
+    shown = [([], ["clip_a.mp4"]), ([], []), ([str(scenes / "en_0.png")], ["clip_a.mp4"])]
+    shown += [([str(scenes / "en_1.png")], []), ([], [{"video": "clip_a.mp4", "video_end": 2.0}]), ([], [])]
+    rows = []
+    for number, (images, videos) in enumerate(shown):
+        asked = [*[image] * len(images), *[video] * len(videos), {"type": "text", "text": f"What is {number}?"}]
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": f"part {number}"}]
+        rows.append(json.dumps({"images": images, "videos": videos, "messages": messages}) + "\n")
+    (tmp_path / "films.jsonl").write_text("".join(rows))
+    path = str(tmp_path / "films.jsonl")
+    return {"train": path, "val": path, "video": choice("data/jsonl.yaml")["video"] | {"max_pixels": 4096}}
 
 
 @pytest.fixture

@@ -41,6 +41,14 @@ def test_shares_of_a_row_are_all_of_it_each_token_label_and_cell_once(make_datam
     for part in parts:  # wherever there is a label there is its kind
         assert torch.equal(part["labels"][:, 1:] != IGNORE, part["label_kinds"][:, 1:] > 0)
     assert torch.equal(torch.cat([part["cell_points"] for part in parts]), batch["cell_points"])
+    assert torch.equal(torch.cat([part["pixel_values"] for part in parts]), batch["pixel_values"])
+    assert torch.equal(torch.cat([part["image_grid_thw"] for part in parts]), batch["image_grid_thw"])
+    share = parts[0]["share"]
+    for slices in (share.cells, share.seen):
+        assert [one.start for one in slices[1:]] == [one.stop for one in slices[:-1]]
+        assert (slices[0].start, slices[-1].stop) == (0, len(batch["cell_points"]))
+    for part, seen in zip(parts, share.seen, strict=True):
+        assert len(part["pixel_values"]) == part["image_grid_thw"].prod(1).sum() == 4 * (seen.stop - seen.start)
     for part in parts:
         assert len(part["cell_classes"]) == (part["mm_token_type_ids"] > 0).sum()
 
@@ -126,3 +134,10 @@ def test_other_families_and_recomputed_layers_give_the_same(equal_runs, choose):
 def test_rows_of_text_and_parts_without_an_image_do_not_hang(equal_runs, conversations):
     sources = {source: str(conversations / f"{source}.jsonl") for source in ("text", "chat", "en")}
     equal_runs(2, 2, data={"train": sources, "val": sources, "sampling": "dense"}, keys=["eval/text/loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choose", ["tiny_qwen2_5_vl", "tiny_scratch"])
+def test_frames_of_a_video_are_looked_at_by_several_ranks(equal_runs, films, choose):
+    spec = ScratchModel(**choice(f"model/{choose}.yaml") | {"min_cells": 1, "lr_multiplier": 1})
+    equal_runs(2, 2, data=films, model=spec, processing=spec.load_processing())

@@ -1,40 +1,19 @@
 """Real clips train: through the data module, in rows with photos and texts, with the loss each sample has alone."""
 
-import json
-import shutil
-
 import pytest
 import torch
 
 from qcvl.data.batch import collate
 from qcvl.data.chat import IGNORE
-from tests.conftest import choice
 
 pytest.importorskip("av")
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 
 
 @pytest.fixture
-def films(shared_data, scenes, tmp_path):
-    """A file of 6 conversations: two about a clip, one about a clip and a photo, one about a photo, two of text."""
-    shutil.copy(shared_data("video") / "clip_a.mp4", tmp_path)
-    image, video = {"type": "image"}, {"type": "video"}
-    shown = [([], ["clip_a.mp4"]), ([], []), ([str(scenes / "en_0.png")], ["clip_a.mp4"])]
-    shown += [([str(scenes / "en_1.png")], []), ([], [{"video": "clip_a.mp4", "video_end": 2.0}]), ([], [])]
-    rows = []
-    for number, (images, videos) in enumerate(shown):
-        asked = [*[image] * len(images), *[video] * len(videos), {"type": "text", "text": f"What is {number}?"}]
-        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": f"part {number}"}]
-        rows.append(json.dumps({"images": images, "videos": videos, "messages": messages}) + "\n")
-    (tmp_path / "films.jsonl").write_text("".join(rows))
-    return str(tmp_path / "films.jsonl")
-
-
-@pytest.fixture
 def data(make_data, films):
-    """Data settings over the file, few small frames of each clip."""
-    video = choice("data/jsonl.yaml")["video"] | {"max_pixels": 4096}
-    return lambda **changes: make_data(**{"train": films, "val": films, "batch_size": 3, "video": video} | changes)
+    """Data settings over the films."""
+    return lambda **changes: make_data(**{**films, "batch_size": 3, **changes})
 
 
 def test_steps_over_videos_photos_and_texts_train_all_towers(make_module, make_datamodule, make_trainer, data, logged):
