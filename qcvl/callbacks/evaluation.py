@@ -53,7 +53,7 @@ class GenerationEvaluation(pl.Callback):
         datamodule = trainer.datamodule
         whole = HFPredictor(model, datamodule.processing, self.generation)
         predictor = with_tiles(whole, self.tiles, datamodule.answer_format)
-        with pl_module.whole_weights():
+        with pl_module.whole_weights(), trainer.precision_plugin.val_step_context():  # Lightning's ends with the step
             results = evaluate(predictor, datamodule, self.limit)
         pl_module.log_dict(log_keys(results), batch_size=1, sync_dist=True)  # equal on all ranks already
         if self.panels and trainer.is_global_zero:

@@ -131,7 +131,8 @@ class Verification(pl.Callback):
         assert estimate is not None  # of on_train_start
 
         def learned() -> Verdict:
-            self._replies = self._answers(pl_module.built, pl_module.processing)
+            with trainer.precision_plugin.val_step_context():
+                self._replies = self._answers(pl_module.built, pl_module.processing)
             return check_answers(self._replies, self._examples, self._losses)
 
         self._judge("overfit", learned)

@@ -14,14 +14,23 @@ if TYPE_CHECKING:
 def open_model(settings: Evaluate | Infer) -> "Reopened":
     """A checkpoint with the processing it was trained with, or ``settings.model`` with the run's prompts and format.
 
+    It is on the first GPU where there is one (``CUDA_VISIBLE_DEVICES`` chooses, and hides them).
+
     Raises:
         ConfigError: without a checkpoint, when prompts or answer format are not given either.
     """
     import torch
 
+    torch.set_num_threads(settings.threads)
+    opened = _opened(settings)
+    if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
+        opened.model.to(device)
+    return opened
+
+
+def _opened(settings: Evaluate | Infer) -> "Reopened":
     from qcvl.checkpoints.reopen import Reopened, reopen
 
-    torch.set_num_threads(settings.threads)
     if settings.checkpoint is not None:
         opened = reopen(Path(settings.checkpoint), settings.model)
         own = settings.answer and settings.answer.resolved(opened.processing.family.emit_norm)

@@ -48,6 +48,23 @@ def kernels_are_swapped_once(cfg: DictConfig) -> str | None:
     return None
 
 
+def two_kinds_of_weights_need_autocast(cfg: DictConfig) -> str | None:
+    """What trains in full is float32; beside weights that stay bfloat16 its products need autocast."""
+    if not str(OmegaConf.select(cfg, "trainer.precision")).startswith("32"):
+        return None
+    if OmegaConf.select(cfg, "model.dtype") != "bfloat16":
+        return None
+    towers = OmegaConf.select(cfg, "stage.towers") or []
+    adapters = OmegaConf.select(cfg, "tuner.method") is not None
+    full = [tower for tower in towers if not adapters or tower in (OmegaConf.select(cfg, "tuner.full_towers") or [])]
+    if not full:
+        return None
+    return (
+        f"trainer.precision: {', '.join(full)} trained in full, which is in float32, does not go with the bfloat16 of "
+        "model.dtype; use trainer.precision=bf16-mixed, or model.dtype=float32"
+    )
+
+
 def weights_come_from_one_place(cfg: DictConfig) -> str | None:
     """``latest`` needs a lower stage; ``init_from``, ``resume`` and ``replay`` may not say two things."""
     init_from, resume = OmegaConf.select(cfg, "stage.init_from"), OmegaConf.select(cfg, "resume")
@@ -195,6 +212,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     muon_needs_whole_matrices,
     fsdp_shards_plain_numbers,
     kernels_are_swapped_once,
+    two_kinds_of_weights_need_autocast,
     weights_come_from_one_place,
     sweeps_run_on_one_device,
     streams_have_an_end,

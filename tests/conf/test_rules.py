@@ -167,6 +167,27 @@ def test_streams_need_an_end_and_cannot_say_which_groups_were_seen():
     config.check_compatible(config.load("evaluate", [*streamed, "group_by=site", "data.train=null"]))
 
 
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (["tuner=full", "stage=2"], "llm, aligner trained in full"),
+        (["tuner=lora_aligner_full", "stage=1"], "aligner trained in full"),
+        (["tuner=lora_aligner_full", "stage=1", "trainer.precision=bf16-mixed"], None),
+        (["tuner=full", "stage=3", "model.dtype=float32"], None),
+        (["tuner=lora", "stage=3"], None),
+        (["experiment=aligner_playbook"], None),
+    ],
+)
+def test_weights_trained_in_full_beside_bfloat16_ones_need_mixed_precision(settings, refused):
+    data = ["data=jsonl", "data.train=/abs/train.jsonl", "data.val=/abs/val.jsonl"]
+    cfg = config.load("train", [*settings, "model=qwen3_vl_2b", *data])
+    if refused is None:
+        config.check_compatible(cfg)
+    else:
+        with pytest.raises(ConfigError, match=rf"^trainer\.precision: {refused}.*use trainer\.precision=bf16-mixed"):
+            config.check_compatible(cfg)
+
+
 def test_a_probe_for_the_largest_budget_starts_from_one():
     wanting = config.load("train", ["batch_probe=true"])
     with pytest.raises(ConfigError, match=r"batch_probe: looks for the largest data\.token_budget, now null"):
