@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from qcvl.models.kernel import fits_kernel, kernel_attention
+from qcvl.models.kernel import HALVES, fits_kernel, has_kernel, kernel_attention
 from qcvl.models.sequence import RowShare, to_heads, to_tokens
 
 VARLEN = "qcvl_varlen"
@@ -97,6 +97,10 @@ def segment_attention(
     if fits_kernel(query, dropout):
         return kernel_attention(query, key, value, lengths, causal=causal, scaling=scaling)
     options: dict[str, Any] = {"is_causal": causal, "scale": scaling, "dropout_p": dropout}
+    if query.is_cuda and not (query.dtype in HALVES and has_kernel()):
+        # Of grouped queries in float32, and on older GPUs, torch's own would make all scores at once.
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     options["enable_gqa"] = key.shape[1] != query.shape[1]
     if len(set(lengths)) == 1:  # nothing to gather: the row is a stack of equal segments
         q, k, v = (_stack(tensor, len(lengths)) for tensor in (query, key, value))
@@ -145,10 +149,22 @@ def varlen_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     asked = kwargs.get("is_causal")
     causal = bool(module.is_causal if asked is None else asked)
+    query, key, value = _as_autocast(query, key, value)
     if share is not None:
         query, key, value = to_heads(query, key, value, share)
     out = segment_attention(query, key, value, lengths, causal=causal, scaling=scaling, dropout=dropout)
     return (out if share is None else to_tokens(out, share)), None
+
+
+def _as_autocast(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Tensors in the precision in which SDPA takes them under autocast; kernels that it does not know of are told so.
+
+    Rotated queries and keys are float32 where weights are.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
 
 
 def _restarts(

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
 from qcvl.log import get_logger
 from qcvl.models.attention import VARLEN, Segments, register
 from qcvl.models.forward import blocks, unwrap
-from qcvl.models.kernel import has_kernel
+from qcvl.models.kernel import HALVES, has_kernel
 
 log = get_logger(__name__)
 
@@ -94,10 +94,13 @@ def give_forward(module: nn.Module, mixin: type) -> None:
         module.__class__ = _with_forward_of(mixin, stock)
 
 
-def resolve_attention(attn: str) -> str:
-    """The transformers name of an attention choice; ``auto`` is flash_attention_2 on a GPU that has it, else varlen."""
+def resolve_attention(attn: str, dtype: torch.dtype) -> str:
+    """The transformers name of an attention choice, for weights loaded as ``dtype``.
+
+    ``auto`` is flash_attention_2 on a GPU that has it and in half precision, which is all it takes; else varlen.
+    """
     if attn == "auto":
-        flash = torch.cuda.is_available() and find_spec("flash_attn") is not None
+        flash = torch.cuda.is_available() and dtype in HALVES and is_flash_attn_2_available()
         attn = "flash_attention_2" if flash else "varlen"
         log.info("attention: %s (%s)", attn, _reason(flash))
     return VARLEN if attn == "varlen" else attn
@@ -121,7 +124,7 @@ def speed_up(model: PreTrainedModel, attn: str) -> PreTrainedModel:
     Parameters keep their names and values, so what is saved loads in plain transformers.
     """
     register()
-    name = resolve_attention(attn)
+    name = resolve_attention(attn, model.dtype)
     visual = model.model.visual
     model.set_attn_implementation({"text_config": name, "vision_config": name})
     give_forward(visual.patch_embed, LinearPatches)

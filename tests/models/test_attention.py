@@ -164,8 +164,8 @@ def test_a_plan_made_under_inference_mode_can_be_trained_through_later():
 
 def test_auto_attention_is_varlen_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_attention("auto") == resolve_attention("varlen") == "qcvl_varlen"
-    assert resolve_attention("sdpa") == "sdpa"
+    assert resolve_attention("auto", torch.float32) == resolve_attention("varlen", torch.float32) == "qcvl_varlen"
+    assert resolve_attention("sdpa", torch.float32) == "sdpa"
 
 
 def test_speeding_up_twice_changes_nothing_more(model, samples):

@@ -111,8 +111,9 @@ def test_this_torch_has_all_that_is_asked_of_its_kernel(monkeypatch):
 )
 def test_auto_takes_the_first_that_is_there_and_says_which(monkeypatch, caplog, there, name, said):
     gpu(monkeypatch)
-    for module in ("kernel", "speed"):
-        monkeypatch.setattr(f"qcvl.models.{module}.find_spec", lambda wanted: wanted if wanted in there else None)
+    monkeypatch.setattr("qcvl.models.kernel.find_spec", lambda wanted: wanted if wanted in there else None)
+    monkeypatch.setattr("qcvl.models.speed.is_flash_attn_2_available", lambda: "flash_attn" in there)
     with caplog.at_level(logging.INFO):
-        assert resolve_attention("auto") == name
+        assert resolve_attention("auto", torch.bfloat16) == name
     assert said in caplog.text
+    assert resolve_attention("auto", torch.float32) == "qcvl_varlen"  # flash-attn takes half precision alone
