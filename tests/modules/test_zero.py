@@ -20,12 +20,15 @@ def strategy(name: str):
 def parts(make_module, make_datamodule, make_data, make_trainer, lora, tmp_path):
     """``parts(folder, batch_size, **trainer)``: module, data module and trainer of a run over 8 records."""
 
-    def make(folder: str, batch_size: int, tuner=None, rate=1e-3, limit=8, **changes):
+    def make(
+        folder: str, batch_size: int, tuner=None, rate=1e-3, limit=8, towers=("llm", "aligner"), sp_degree=1, **changes
+    ):
         sources = {"train": {"en": make_data.source("en.jsonl")}, "val": {"val": make_data.source("en.jsonl")}}
         data = make_data(**sources, sample_limit=limit, batch_size=batch_size, val_batch_size=3)
         values = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "max_epochs": 2}
         trainer = make_trainer(tmp_path / folder, **values | changes)
-        return make_module(tuner=tuner or lora(dropout=0.0), rate=rate), make_datamodule(data=data), trainer
+        module = make_module(tuner=tuner or lora(dropout=0.0), rate=rate, towers=towers, sp_degree=sp_degree)
+        return module, make_datamodule(data=data, sp_degree=sp_degree), trainer
 
     return make
 
@@ -43,6 +46,42 @@ def test_two_processes_have_the_losses_and_gradients_of_one(parts, logged, tmp_p
     run("one", 2)
     in_processes(2, lambda ranks: run("two", 1, strategy=strategy(name), **ranks))
     for key in ("train/loss", "train/token_acc", "train/grad_norm", "train/grad_norm/llm", "eval/loss"):
+        single, double = (logged(key, tmp_path / folder) for folder in ("one", "two"))
+        assert single and double == pytest.approx(single, rel=1e-4), key
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_ranks_with_different_numbers_of_photos_to_validate_do_not_wait_for_each_other(parts, logged, tmp_path, name):
+    from tests.modules.zero_on_cpu import in_processes
+
+    def run(folder: str, batch_size: int, **changes) -> None:  # 7 photos in batches of 3: 2 and 1 of them
+        changes |= {"accumulate_grad_batches": 1, "max_epochs": -1, "max_steps": 2, "val_check_interval": 1}
+        module, datamodule, trainer = parts(folder, batch_size, limit=7, **changes)
+        trainer.validate(module, datamodule, verbose=False)
+        trainer.fit(module, datamodule)
+
+    run("one", 2)
+    in_processes(2, lambda ranks: run("two", 1, strategy=strategy(name), **ranks))
+    for key in ("train/loss", "eval/loss"):
+        single, double = (logged(key, tmp_path / folder) for folder in ("one", "two"))
+        assert len(single) >= 2 and double == pytest.approx(single, rel=1e-4), key
+
+
+@pytest.mark.parametrize("name", CHOICES[1:3])
+def test_two_processes_that_hold_each_row_together_take_the_steps_of_one(parts, logged, tmp_path, name):
+    from tests.modules.zero_on_cpu import in_processes
+
+    towers = ("vision", "aligner", "llm")
+
+    def run(folder: str, **changes) -> None:
+        module, datamodule, trainer = parts(folder, 2, towers=towers, accumulate_grad_batches=1, **changes)
+        trainer.fit(module, datamodule)
+
+    run("one")
+    in_processes(2, lambda ranks: run("two", sp_degree=2, strategy=strategy(name), **ranks))
+    norms = [f"train/grad_norm/{tower}" for tower in towers]
+    for key in ("train/loss", "train/token_acc", *norms, "eval/loss"):
         single, double = (logged(key, tmp_path / folder) for folder in ("one", "two"))
         assert single and double == pytest.approx(single, rel=1e-4), key
 

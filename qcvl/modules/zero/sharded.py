@@ -30,6 +30,25 @@ def mark(groups: Sequence[Sequence[nn.Parameter]], optimizer: Any) -> None:
             setattr(parameter, MARK, optimizer)
 
 
+def deal(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Deal a model that is whole in the host's memory over all ranks, in the precision of DeepSpeed's configuration.
+
+    One weight at a time is on the device. A model that is dealt stays as it is.
+    """
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
+    from deepspeed import zero
+
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtypes = [dtype for name, dtype in half.items() if config.get(name, {}).get("enabled")]
+    dtype = dtypes[0] if dtypes else torch.float32
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    offload = config["zero_optimization"].get("offload_param") or {}
+    how = {"remote_device": offload.get("device"), "pin_memory": offload.get("pin_memory", False)}
+    zero.Init(module=model, dtype=dtype, config_dict_or_path=dict(config), **how)
+
+
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under their names; of those in shares the first rank gets all, in float32 and on the CPU.
 
@@ -177,7 +196,7 @@ def _scale(optimizer: Any) -> dict[str, float]:
 def whole_weights(model: nn.Module) -> Iterator[None]:
     """Within the block every rank has the whole model, and may run it alone; a model not dealt is left as it is."""
     dealt = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    if not dealt:
+    if all(parameter.ds_status.name == "AVAILABLE" for parameter in dealt):  # none is dealt, or all are gathered
         yield
         return
     from deepspeed import zero

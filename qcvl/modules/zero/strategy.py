@@ -1,10 +1,11 @@
 """Lightning's DeepSpeed strategy with a configuration made from the run's settings, and checkpoints in one file."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
@@ -14,6 +15,13 @@ from qcvl.errors import ConfigError
 from qcvl.modules.zero import sharded
 from qcvl.modules.zero.config import deepspeed_config
 from qcvl.modules.zero.settings import Zero, Zero3
+
+
+@contextmanager
+def training_goes_on() -> Iterator[None]:
+    """For weights gathered in a validation's inference mode: their memory is that of training afterwards."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -35,6 +43,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         self.zero, self.micro_batch = zero, micro_batch
         self._groups: list[list[nn.Parameter]] = []
+        self._whole = ExitStack()
         super().__init__(config={"zero_optimization": zero.section()})
 
     def _configure_launcher(self) -> None:
@@ -67,6 +76,16 @@ class ZeroStrategy(DeepSpeedStrategy):
             micro_batch=self.micro_batch,
         )
 
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        """Stage 3: deal the model weight by weight, since it may be too large to be whole on a device, as DeepSpeed has it.
+
+        Between two phases Lightning takes all that is not dealt to the host; it comes back here.
+        """
+        if self.zero_stage_3:
+            sharded.deal(model, self.config)
+            model.to(self.root_device)
+        return model
+
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
     ) -> tuple[Any, Any]:
@@ -92,6 +111,26 @@ class ZeroStrategy(DeepSpeedStrategy):
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         """The loss is divided by the accumulation already, by Lightning; DeepSpeed would do so again."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    # Validations: ranks have different numbers of photos, and stage 3 would wait for each other's at every layer.
+
+    def on_validation_start(self) -> None:
+        """Stage 3: gather all weights, so that each rank may run the model as often as its share of the photos asks."""
+        if self.zero_stage_3:
+            with training_goes_on():
+                self._whole.enter_context(sharded.whole_weights(self.lightning_module))
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Stage 3: not through DeepSpeed's engine, which has ranks agree on each forward."""
+        if not self.zero_stage_3:
+            return super().validation_step(*args, **kwargs)
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
+    def on_validation_end(self) -> None:
+        """Deal the weights again."""
+        with training_goes_on():
+            self._whole.close()
 
     def teardown(self) -> None:
         """Take DeepSpeed's hooks off the model: the next phase (after a validation, training) puts its own on."""
