@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from qcvl.callbacks.out_of_memory import is_out_of_memory
 from qcvl.data.batch import collate, step_counts
 from qcvl.data.dataset import SampleDataset
 from qcvl.data.lengths import EpochLengths
@@ -136,23 +137,35 @@ class Shadow:
         enough = True
         with self._restored():
             try:
-                self._step(batch)
-            except torch.OutOfMemoryError:
-                enough = False  # leaves the error here: its traceback holds on to what the step had made
+                self._steps(batch)
+            except RuntimeError as error:
+                enough = not is_out_of_memory(error)
+                if enough:
+                    raise  # else the error is left here: its traceback holds on to what the step had made
         gc.collect()
         if self.module.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()  # perf/peak_memory_gib is the run's own
         return enough
 
-    def _step(self, batch: dict[str, Any]) -> None:
+    def _steps(self, batch: dict[str, Any]) -> None:
+        """Two optimizer steps: the first makes the moments, which the second has beside its activations.
+
+        With accumulation each is of two batches, so that there are gradients as well.
+        """
+        for _ in range(2):
+            for _ in range(min(self.trainer.accumulate_grad_batches, 2)):
+                self._backward(batch)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def _backward(self, batch: dict[str, Any]) -> None:
         counts = step_counts([batch])
         batch = self.trainer.strategy.batch_to_device(batch)
         labels, cells = (counts[name].to(self.module.device).float() for name in ("step_labels", "step_cells"))
         with self.trainer.precision_plugin.train_step_context():
             loss = self.module.combine(self.module.losses(batch), labels, cells.clamp(min=1))
         loss.backward()
-        self.optimizer.step()
 
     @contextmanager
     def _restored(self) -> Iterator[None]:

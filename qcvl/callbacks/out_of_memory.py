@@ -14,7 +14,13 @@ from qcvl.errors import QcvlError
 
 GIB = 1 << 30
 # What torch's allocators say in a plain RuntimeError: on a CPU of Linux, on others, and where a CUDA library asks.
-_SAID = ("can't allocate memory", "not enough memory", "CUDA out of memory", "STATUS_ALLOC_FAILED")
+_SAID = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+)
 
 
 @contextmanager

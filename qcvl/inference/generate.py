@@ -1,6 +1,7 @@
 """A generation loop in which finished rows leave the batch; greedy answers equal ``model.generate``'s."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +29,9 @@ class Sampler:
     ) -> None:
         self.greedy = temperature == 0
         self.generator = torch.Generator(device).manual_seed(seed)
-        warpers = [] if self.greedy else [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
-        self.warp = LogitsProcessorList(warpers)
+        self.warp = LogitsProcessorList([] if self.greedy else [TemperatureLogitsWarper(temperature)])
+        if not self.greedy and top_p < 1:
+            self.warp.append(TopPLogitsWarper(top_p))
         self.suppress = SuppressTokensLogitsProcessor(list(never), str(device)) if never else None
 
     def choose(self, logits: Tensor) -> Tensor:
@@ -38,8 +40,20 @@ class Sampler:
             logits = self.suppress(None, logits)
         if self.greedy:
             return logits.argmax(-1)
-        shares = self.warp(None, logits.float()).softmax(-1)
+        with _in_any_order():
+            shares = self.warp(None, logits.float()).softmax(-1)
         return torch.multinomial(shares, 1, generator=self.generator)[:, 0]
+
+
+@contextmanager
+def _in_any_order() -> Iterator[None]:
+    """Let a GPU add up shares though ``trainer.deterministic`` is set: for running sums it knows no other way."""
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
 class Written(NamedTuple):

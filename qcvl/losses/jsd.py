@@ -108,6 +108,12 @@ def _of_logarithms(logarithms: Tensor) -> Distribution:
     return Distribution(logarithms, logarithms.exp())
 
 
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Sums ``[N]`` of products ``[N, V]``; autocast, which takes this for a matrix product, would round them."""
+    with torch.autocast(one.device.type, enabled=False):
+        return torch.linalg.vecdot(one, other)
+
+
 def token_divergence(
     student: Distribution,
     teacher: Distribution,
@@ -123,18 +129,18 @@ def token_divergence(
     """
     own, theirs = student.probabilities, teacher.probabilities
     if beta == 0:
-        losses = torch.linalg.vecdot(theirs, teacher.logarithms.sub_(student.logarithms))
+        losses = _dot(theirs, teacher.logarithms.sub_(student.logarithms))
         return losses, torch.mul(own, 1 + base, out=student.logarithms).sub_(theirs)
     if beta == 1:
         losses, mixture = torch.zeros_like(own[:, 0]), teacher.logarithms
     else:
         # Where both are nearly impossible, so is the mixture, and counts for nothing whatever its logarithm is.
         mixture = torch.lerp(own, theirs, beta, out=mixed).clamp_(min=torch.finfo(own.dtype).tiny).log_()
-        losses = beta * torch.linalg.vecdot(theirs, teacher.logarithms.sub_(mixture))
+        losses = beta * _dot(theirs, teacher.logarithms.sub_(mixture))
     # The gradient of both terms by a student's probability is the log ratio, and a constant that the softmax removes.
     weight = 1.0 if beta == 1 else 1 - beta
     ratio = student.logarithms.sub_(mixture)
-    reverse = torch.linalg.vecdot(own, ratio)
+    reverse = _dot(own, ratio)
     return losses + weight * reverse, ratio.mul_(weight).add_(base - weight * reverse[:, None]).mul_(own)
 
 

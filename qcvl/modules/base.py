@@ -20,7 +20,7 @@ from qcvl.data.label_kinds import LABEL_KINDS
 from qcvl.inference.sharding import gather_objects
 from qcvl.models.settings import Model
 from qcvl.models.spec import Processing
-from qcvl.modules.finite import FiniteSteps
+from qcvl.modules.finite import FiniteSteps, loss_scale
 from qcvl.modules.gradients import gradient_norms, require_gradients
 from qcvl.modules.kept_step import MicroBatch, keep_step, samples_of
 from qcvl.modules.sequence import RowSharing
@@ -219,7 +219,7 @@ class VLModule(pl.LightningModule, ABC):
         logs |= self._gradient_norms(expected=bool(totals["labels"].sum()))
         values = [float(totals["loss"]), logs["train/grad_norm"]]
         where, keep = partial(samples_of, self, step), partial(keep_step, self, step)
-        self.finite.look(optimizer, values, self.trainer.global_step, where, keep)
+        self.finite.look(optimizer, values, self.trainer.global_step, where, keep, loss_scale(self.trainer))
         for group in optimizer.param_groups:
             key = f"lr/{group['tower']}"
             logs[key] = max(logs.get(key, 0.0), group["lr"])

@@ -28,6 +28,7 @@ from qcvl.checkpoints.folder import STEP, check_free_space, steps_in
 from qcvl.checkpoints.snapshot import size_bytes
 from qcvl.errors import CheckpointError
 from qcvl.inference.sharding import gather_objects
+from qcvl.modules.finite import loss_scale
 
 FOLDER = "nonfinite"  # in the run directory
 TRAINED, MODEL, CONFIG = "trained.safetensors", "model", "config.yaml"
@@ -76,16 +77,14 @@ def keep_step(module: Any, step: Sequence[MicroBatch]) -> str | None:
     """Keep a step that was not finite before anything of it is gone; returns how to replay it, the same on all ranks.
 
     The ranks whose own loss is not finite keep their batches; where none is, all do, for a gradient that was reduced
-    over ranks does not say whose it was. Only the first such step of a run is kept; of later ones None is returned, and
-    of gradients that overflow under loss scaling, which makes them do so now and then. What does not fit the disk is
-    not kept, and the answer says so: that ends no run.
+    over ranks does not say whose it was. Only the first such step of a run is kept; of later ones None is returned.
+    What does not fit the disk is not kept, and the answer says so: that ends no run.
     """
     trainer: pl.Trainer = module.trainer
     saw = not all(math.isfinite(float(one.loss)) for one in step)
     anyone = any(gather_objects([saw]))
     folder = Path(trainer.default_root_dir) / FOLDER / f"{STEP}{trainer.global_step}"
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if trainer.strategy.broadcast(bool(steps_in(folder.parent))) or (scaler is not None and not anyone):
+    if trainer.strategy.broadcast(bool(steps_in(folder.parent))):
         return None
     trained = trainer.strategy.lightning_module_state_dict()  # of all ranks, which may hold parts
     beyond_base = isinstance(module.built, peft.PeftModel) or module.init_from is not None
@@ -93,7 +92,7 @@ def keep_step(module: Any, step: Sequence[MicroBatch]) -> str | None:
     problem = None
     try:
         if saw or not anyone:
-            factor = trainer.world_size * (1.0 if scaler is None else float(scaler.get_scale()))
+            factor = trainer.world_size * (loss_scale(trainer) or 1.0)
             kept = KeptStep(trainer.global_step, trainer.global_rank, factor, samples_of(module, step), list(step))
             _write_rank(folder, kept, trainer.current_epoch)
         if trainer.is_global_zero:

@@ -47,8 +47,9 @@ class Teacher:
             self._move(torch.device("cpu"))
 
     def _move(self, device: torch.device) -> None:
-        for tensor in self.own:
-            tensor.data = tensor.data.to(device)
+        with torch.inference_mode(False):  # first asked in a validation, it could teach nothing afterwards
+            for tensor in self.own:
+                tensor.data = tensor.data.to(device)
 
 
 def teacher_of_itself(student: nn.Module, dtype: torch.dtype | None, *, offload: bool, speaks: bool) -> Teacher:

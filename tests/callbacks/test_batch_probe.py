@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from qcvl.callbacks import batch_probe
 from qcvl.callbacks.batch_probe import CLOSE, BatchProbe, Shadow, largest, refusal, untouched_random
+from qcvl.data.batch import collate
 from qcvl.data.lengths import EpochLengths
 from qcvl.errors import ConfigError, QcvlError
 from tests.callbacks.conftest import QUIET
@@ -66,9 +67,10 @@ def limited(make_module, monkeypatch):
 def run(make_datamodule, make_data, make_trainer, tmp_path):
     """``run(module, name, *callbacks)``: train for four steps of at most 700 tokens; returns the trainer."""
 
-    def fit(module, name, *callbacks, **changes):
+    def fit(module, name, *callbacks, accumulate=1, **changes):
         data = make_data(token_budget=700, **changes)
-        trainer = make_trainer(tmp_path / name, max_steps=4, max_epochs=-1, callbacks=list(callbacks))
+        how = {"max_steps": 4, "max_epochs": -1, "accumulate_grad_batches": accumulate}
+        trainer = make_trainer(tmp_path / name, callbacks=list(callbacks), **how)
         trainer.fit(module, make_datamodule(data=data))
         return trainer
 
@@ -89,7 +91,7 @@ def test_a_run_goes_on_as_if_there_had_been_no_probe(limited, run, logged, tmp_p
     fitting = [size["tokens"] for size in report["tried"] if size["fits"]]
     failing = [size["tokens"] for size in report["tried"] if not size["fits"]]
     assert report["configured"] == 700 < report["token_budget"] == max(fitting) <= 1100 < min(failing)
-    assert len(probed.seen) == len(plain.seen) + len(report["tried"])
+    assert len(probed.seen) == len(plain.seen) + 2 * len(fitting) + len(failing)  # two steps each, or the first fails
     for key in ("train/loss", "train/grad_norm", "lr/llm"):
         assert logged(key, tmp_path / "probed") == logged(key, tmp_path / "plain")
     after = trained(probed)
@@ -104,13 +106,13 @@ class Within(pl.Callback):
             return
         shadow, self.moved = Shadow(trainer, pl_module), False
         before = self.all(trainer, pl_module)
-        plain = shadow._step
+        plain = shadow._steps
 
-        def step(batch) -> None:
+        def steps(batch) -> None:
             plain(batch)
             self.moved = self.all(trainer, pl_module) != before
 
-        shadow._step = step
+        shadow._steps = steps
         batch = {name: value for name, value in batch.items() if not name.startswith("step_")}
         with untouched_random(pl_module.device):
             torch.rand(3), np.random.rand(3), random.random()
@@ -143,6 +145,31 @@ def test_a_shadow_step_moves_weights_and_state_and_takes_it_all_back(muon, make_
     assert within.fitted and within.moved and within.same
 
 
+class First(pl.Callback):
+    """Before the first step, takes shadow steps and keeps what lay beside each forward: moments, and gradients."""
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        losses, (optimizer,), self.beside = pl_module.losses, trainer.optimizers, []
+
+        def watched(batch):
+            gradients = any(parameter.grad is not None for parameter in pl_module.parameters())
+            self.beside.append((bool(optimizer.state), gradients))
+            return losses(batch)
+
+        pl_module.losses = watched
+        dataset = trainer.datamodule.train_dataset()
+        assert Shadow(trainer, pl_module).fits(collate([dataset[(0, 0)]]))
+        pl_module.losses = losses
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_last_shadow_step_has_the_moments_and_gradients_that_later_steps_have(make_module, run, accumulate):
+    first = First()
+    run(make_module(), "run", first, accumulate=accumulate)
+    within = [(False, False), (False, True), (True, False), (True, True)]
+    assert first.beside == (within if accumulate > 1 else within[::2])
+
+
 def test_when_nothing_fits_the_run_stops_and_says_what_helps(limited, run, tmp_path):
     with pytest.raises(QcvlError, match=r"batch_probe: .* tokens.*lower global_max_length, or use model\.gradient"):
         run(limited(10), "run", BatchProbe(path=str(tmp_path / "batch_probe.json")))
@@ -154,7 +181,7 @@ def test_a_whole_epoch_that_fits_ends_the_search(limited, run, tmp_path):
     run(module, "run", BatchProbe(path=str(tmp_path / "batch_probe.json")), sample_limit=3)
     report = json.loads((tmp_path / "batch_probe.json").read_text())
     assert all(size["fits"] for size in report["tried"])
-    probed = module.seen[: len(report["tried"])]
+    probed = module.seen[: 2 * len(report["tried"])]
     assert report["token_budget"] == max(probed) == sum(EpochLengths(module.trainer.datamodule.train_dataset()).of(0))
 
 

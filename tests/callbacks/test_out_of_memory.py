@@ -15,6 +15,8 @@ from tests.callbacks.conftest import QUIET
 pytestmark = QUIET
 ON_A_GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB\nof which"
 ON_A_CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+OF_CUDA = "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"
+ERRORS = [torch.OutOfMemoryError(ON_A_GPU), RuntimeError(ON_A_CPU), RuntimeError(OF_CUDA), MemoryError()]
 
 
 class Full(pl.Callback):
@@ -50,7 +52,7 @@ def failed(start_run):
     return run
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError(ON_A_GPU), RuntimeError(ON_A_CPU), MemoryError()])
+@pytest.mark.parametrize("error", ERRORS)
 def test_the_batch_the_remedies_and_the_checkpoint_are_named(failed, error, tmp_path):
     full = Full(error)
     lines = failed(full, checkpoint={"every_n_train_steps": 1}).splitlines()

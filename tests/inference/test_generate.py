@@ -159,6 +159,20 @@ def test_the_nucleus_is_the_fewest_tokens_that_hold_top_p():
     assert kept == {0.4: {0}, 0.7: {0, 1}, 0.9: {0, 1, 2}, 0.96: {0, 1, 2, 3}}
 
 
+@pytest.mark.parametrize("warns", [True, False])
+def test_drawing_leaves_the_demand_for_determinism_as_it_was(warns):
+    logits, seen = torch.zeros(1, 4), []
+    sampler = Sampler(1.0, 0.9, torch.device("cpu"))
+    sampler.warp.append(lambda ids, scores: seen.append(torch.are_deterministic_algorithms_enabled()) or scores)
+    torch.use_deterministic_algorithms(True, warn_only=warns)
+    try:
+        sampler.choose(logits)
+        assert seen == [False] and torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warns
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_the_predictors_batches_are_left_padded(make_predictor, processing, requests):
     (inputs,) = make_predictor()._parts(requests, len(requests))
     for row, request in enumerate(requests):

@@ -167,6 +167,16 @@ def test_under_autocast_it_is_near_what_it_is_in_float32():
         torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.05)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
+def test_under_autocast_it_is_summed_in_float32(beta):
+    student, teacher = (logits(head).detach() for head in make_heads(3, vocabulary=400))
+    said = [jsd.distribution(one.clone(), None) for one in (student, teacher) for _ in range(2)]
+    expected, _ = jsd.token_divergence(said[0], said[2], beta)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = jsd.token_divergence(said[1], said[3], beta)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
 def top_by_definition(student: torch.Tensor, teacher: torch.Tensor, k: int, beta: float, temperature: float):
     """The divergence of each position over the teacher's ``k`` likeliest tokens and the sum of the rest."""
     p, q = (values.div(temperature).softmax(-1) for values in (student, teacher))

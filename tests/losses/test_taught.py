@@ -44,7 +44,7 @@ def assert_same(found: Taught, expected: Taught, student: Head, shares: torch.Te
         ),
         strict=True,
     ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=5e-5)  # of gradients up to 10
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-4)  # of gradients up to 10
 
 
 @settings(deadline=None)

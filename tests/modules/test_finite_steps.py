@@ -2,13 +2,14 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
 
 from qcvl.errors import QcvlError
-from qcvl.modules.finite import FiniteSteps
+from qcvl.modules.finite import FiniteSteps, loss_scale
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 
@@ -95,6 +96,36 @@ def test_a_loss_that_is_no_number_counts_though_its_gradients_are(make_module):
     assert weight.grad is None and finite.skipping
     assert finite.look(optimizer, [1.0, 1.0], 1, lambda: [["a.jsonl:2"]], lambda: None)
     assert not finite.skipping and finite.total == 1
+
+
+def test_gradients_too_large_for_the_loss_scale_of_float16_are_left_out_without_being_counted():
+    weight, kept = torch.nn.Parameter(torch.ones(2)), []
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    finite = FiniteSteps(limit=2)
+
+    def look(loss: float, norm: float, scale: float | None) -> bool:
+        weight.grad = torch.ones(2)
+        return finite.look(optimizer, [loss, norm], 0, lambda: [["a.jsonl:1"]], lambda: kept.append(scale), scale)
+
+    for scale in (65536.0, 32768.0, 16384.0):  # more often than the limit
+        assert not look(1.0, math.inf, scale) and weight.grad is None and finite.skipping
+    assert finite.total == 0 and not kept
+    assert look(1.0, 1.0, 8192.0) and not finite.skipping
+    assert not look(math.nan, math.inf, 8192.0) and finite.total == 1  # a loss is not scaled before it is made
+    with pytest.raises(QcvlError):
+        look(1.0, math.inf, 1.0)  # no scale is to blame
+    assert kept == [8192.0, 1.0]
+
+
+def test_the_loss_scale_is_that_of_the_precision_or_of_deepspeed_where_it_adapts():
+    def trainer(scaler=None, of_optimizer=None):
+        plugin = SimpleNamespace() if scaler is None else SimpleNamespace(scaler=scaler)
+        return SimpleNamespace(precision_plugin=plugin, optimizers=[SimpleNamespace(loss_scaler=of_optimizer)])
+
+    assert loss_scale(trainer()) is None
+    assert loss_scale(trainer(scaler=torch.amp.GradScaler("cpu", init_scale=64.0))) == 64
+    assert loss_scale(trainer(of_optimizer=SimpleNamespace(cur_scale=8.0, dynamic=True))) == 8
+    assert loss_scale(trainer(of_optimizer=SimpleNamespace(cur_scale=1.0, dynamic=False))) is None
 
 
 def test_the_count_goes_on_after_a_resume():
