@@ -10,7 +10,7 @@ TORCH_PIP ?=
 export OMP_NUM_THREADS ?= 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help install demo test slow quant deepspeed liger lint format bench clean
+.PHONY: help install demo test slow quant deepspeed liger emulated lint format bench clean
 
 help:
 	@echo "make install   .venv with everything that training on a CPU and the tests need"
@@ -19,6 +19,7 @@ help:
 	@echo "make quant     bitsandbytes into .venv, and the tests of 4-bit bases and 8-bit optimizers"
 	@echo "make deepspeed DeepSpeed into .venv, and the tests of strategy=deepspeed_* (two processes on the CPU)"
 	@echo "make liger     Liger's kernels and Triton into .venv, and their tests by Triton's interpreter"
+	@echo "make emulated  GPUs in software (needs g++), and the tests of runs on them"
 	@echo "make lint      format, style, spelling, layers, types, notebooks"
 	@echo "make bench     the benchmarks, one JSON line each"
 
@@ -56,6 +57,17 @@ deepspeed: install
 liger: install
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[liger]"
 	TRITON_INTERPRET=1 $(PY) -m pytest -m liger
+
+# Whole runs on a device apart from the host's memory, where a tensor left behind is an error as on a GPU.
+EMULATED := $(CURDIR)/.venv/emulated_gpu.so
+
+$(EMULATED): tests/emulated/device.cpp $(INSTALLED)
+	torch=$$($(PY) -c "import pathlib, torch; print(pathlib.Path(torch.__file__).parent)") && \
+	g++ -std=c++20 -O1 -fPIC -shared $< -o $@ -I$$torch/include -I$$torch/include/torch/csrc/api/include \
+		-L$$torch/lib -lc10 -ltorch_cpu -ltorch
+
+emulated: $(EMULATED)
+	EMULATED_GPU=$(EMULATED) $(PY) -m pytest -m emulated --numprocesses auto --maxprocesses 4
 
 lint: install
 	.venv/bin/ruff format --check .

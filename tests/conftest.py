@@ -42,6 +42,11 @@ LIGER = [  # what needs qcvl[liger]: make liger installs it and runs these on th
     pytest.mark.skipif(find_spec("liger_kernel") is None, reason="needs pip install qcvl[liger]"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1 on a CPU"),
 ]
+EMULATED = [  # what needs GPUs in software: make emulated builds them and runs these
+    pytest.mark.emulated,
+    pytest.mark.slow,
+    pytest.mark.skipif("EMULATED_GPU" not in os.environ, reason="needs a library that make emulated builds"),
+]
 SHARED = Path(os.environ.get("QCVL_SHARED", Path(__file__).parents[2] / "shared"))
 
 

@@ -77,7 +77,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         )
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
-        """Stage 3: deal the model weight by weight, since it may be too large to be whole on a device, as DeepSpeed has it.
+        """Stage 3: deal the model weight by weight; DeepSpeed has it whole on each device first.
 
         Between two phases Lightning takes all that is not dealt to the host; it comes back here.
         """
