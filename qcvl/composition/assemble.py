@@ -5,7 +5,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qcvl.composition.roots import Train
 from qcvl.composition.zero_rules import NO_EXPERTS, is_mixture
@@ -77,8 +77,22 @@ def assemble(settings: Train) -> Run:
         **moved,
     )
     loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]
-    trainer = settings.trainer(callbacks=_callbacks(settings), logger=loggers)
+    trainer = settings.trainer(callbacks=_callbacks(settings), logger=loggers, **_float16(settings))
     return Run(module, datamodule, trainer, settings)
+
+
+def _float16(settings: Train) -> dict[str, Any]:
+    """Float16 for FSDP2, whose gradients torch's loss scale knows, though Lightning refuses the setting."""
+    import torch
+    from lightning.pytorch.plugins import MixedPrecision
+
+    from qcvl.modules.fsdp import FSDP
+
+    asked = settings.trainer.keywords
+    if asked.get("precision") != "16-mixed" or not isinstance(asked.get("strategy"), FSDP):
+        return {}
+    on_gpu = asked.get("accelerator") != "cpu" and torch.cuda.is_available()
+    return {"precision": None, "plugins": [MixedPrecision("16-mixed", "cuda" if on_gpu else "cpu")]}
 
 
 def _refuse_experts(settings: Train, model_type: str) -> None:

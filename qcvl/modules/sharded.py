@@ -85,7 +85,7 @@ def gather_weights(module: FSDPModule) -> None:
     module.set_reshard_after_forward(False)
     with torch.inference_mode(False), torch.no_grad():  # training goes on in the memory that is taken here
         for part in _parts(module):
-            part.unshard()
+            _unshard(part)
 
 
 def release_weights(module: FSDPModule, reshard_after_forward: bool) -> None:
@@ -108,7 +108,7 @@ def whole_blocks(module: Any) -> Iterator[None]:
     blocks = [part for part in _parts(module) if part is not module]
     for block in blocks:
         block.set_reshard_after_forward(False, recurse=False)
-        block.unshard()
+        _unshard(block)
     try:
         yield
     finally:
@@ -116,6 +116,13 @@ def whole_blocks(module: Any) -> Iterator[None]:
             block.set_reshard_after_forward(reshard_after_forward, recurse=False)
             if reshard_after_forward:
                 block.reshard()
+
+
+def _unshard(part: FSDPModule) -> None:
+    """Gather weights; the public method also asks anew which of them train, and of a teacher's none seem to."""
+    for group in part._get_fsdp_state()._fsdp_param_groups:
+        group.unshard()
+        group.wait_for_unshard()
 
 
 def _parts(module: nn.Module) -> Iterator[FSDPModule]:

@@ -201,7 +201,11 @@ def _as_nccl() -> None:
     dist = torch.distributed
     begin, backend_of = dist.init_process_group, dist.get_backend
     dist.Backend.default_device_backend_map["cuda"] = "gloo"
-    dist.init_process_group = lambda *args, device_id=None, **options: begin(*args, **options)
+
+    def begin_by_gloo(backend: str | None = None, *args, device_id=None, **options) -> None:
+        begin(backend and backend.replace("nccl", "gloo"), *args, **options)
+
+    dist.init_process_group = begin_by_gloo
     dist.get_backend = lambda group=None: "nccl" if str(backend_of(group)) == "gloo" else backend_of(group)
 
     def refuse_host(name: str) -> None:

@@ -154,6 +154,22 @@ def test_two_gpus_have_the_numbers_of_one_process_on_the_cpu(on_gpus, on_the_cpu
     assert_near(tmp_path / "run", on_the_cpu(*TWO_STEPS))
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("tuner=lora", "objective=gkd", "trainer.precision=bf16-mixed"),  # some steps are about drawn answers
+        ("tuner=full", "trainer.precision=16-mixed", "trainer.gradient_clip_val=0.1"),
+        ("tuner=full", "trainer.strategy.cpu_offload=true", "model.gradient_checkpointing=true"),
+    ],
+    ids=["drawn", "float16", "offload"],
+)
+def test_each_choice_trains_on_sharded_gpus(on_gpus, small_run, tmp_path, choices):
+    two = (*GPU, "strategy=fsdp", "trainer.devices=2", "data.batch_size=2", "stage=3")
+    on_gpus("train", *small_run, *TWO_STEPS, *two, *choices, f"hydra.run.dir={tmp_path}/run", count=2)
+    losses = [row["train/loss"] for row in rows(tmp_path / "run") if "train/loss" in row]
+    assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_gpus_that_hold_each_row_together_do_as_well(on_gpus, on_the_cpu, small_run, tmp_path, strategy):
     full = ("stage=3", "tuner=full", *TWO_STEPS)

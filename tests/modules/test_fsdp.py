@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_dev
 from qcvl.callbacks.checkpoint import TRAINER_STATE, HFCheckpoint
 from qcvl.models.forward import blocks
 from qcvl.modules.fsdp import FSDP, in_parts, precision_policy
-from qcvl.modules.sharded import gathered, load_whole, placed, whole
+from qcvl.modules.sharded import gathered, load_whole, placed, whole, whole_blocks
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers", "ignore:Checkpoint dir"
@@ -138,6 +138,26 @@ def test_blocks_are_compiled_once_though_their_weights_come_and_go(train, small_
     module = {"tuner": lora(dropout=0.0), "model": small_model(compile=True)}
     train("run", strategy={}, module=module, callbacks=[Count()], max_steps=4)
     assert graphs[0] > 0 and graphs == graphs[:1] * 4
+
+
+def test_blocks_gathered_while_nothing_trains_still_know_in_what_numbers_they_do(train, lora):
+    """A teacher that is the model without its adapters is asked like this; torch then took gradients for bfloat16."""
+    known = []
+
+    class Asks(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            with whole_blocks(module):
+                pass
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            known.extend(block._get_fsdp_state()._fsdp_param_groups[0]._orig_dtype for block in blocks(module.built))
+
+    module = {"towers": ["vision", "aligner", "llm"], "tuner": lora()}
+    train("run", strategy={}, module=module, callbacks=[Asks()], precision="bf16-mixed", max_steps=2)
+    assert set(known) == {torch.float32}
 
 
 @pytest.mark.parametrize("offload", [True, False])
