@@ -41,7 +41,9 @@ class StockCheck(pl.Callback):
         """
         if self.compared:
             return
-        with torch.random.fork_rng(), _without_dropout(pl_module), trainer.precision_plugin.train_step_context():
+        device: torch.device = pl_module.device
+        drawing = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with drawing, _without_dropout(pl_module), trainer.precision_plugin.train_step_context():
             with torch.compiler.set_stance("force_eager"), stock_kernels():
                 plain = self._values(pl_module, batch)
             swapped = self._values(pl_module, batch)

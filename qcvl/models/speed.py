@@ -54,10 +54,15 @@ class BatchedImages:
 
     @torch.compiler.disable  # it reads the images' sizes
     def forward(self, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The stock forward over one span, with the images (or windows) handed on as its segments."""
-        segments = Segments(cu_seqlens.diff().tolist())
+        """The stock forward over one span, with the images (or windows) handed on as its segments.
+
+        Sizes are read once for all blocks: a GPU would have to wait for the host at each.
+        """
+        sizes: Any = cu_seqlens  # the same tensor for every block
+        if not hasattr(sizes, "segments"):
+            sizes.segments, sizes.span = Segments(cu_seqlens.diff().tolist()), cu_seqlens[[0, -1]]
         return super().forward(  # type: ignore[misc]
-            hidden_states, cu_seqlens[[0, -1]], *args, segments=segments, **kwargs
+            hidden_states, sizes.span, *args, segments=sizes.segments, **kwargs
         )
 
 
