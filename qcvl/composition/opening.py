@@ -23,8 +23,8 @@ def open_model(settings: Evaluate | Infer) -> "Reopened":
 
     torch.set_num_threads(settings.threads)
     opened = _opened(settings)
-    if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
-        opened.model.to(device)
+    if torch.cuda.is_available():
+        opened.model.to("cuda")
     return opened
 
 
