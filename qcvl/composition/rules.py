@@ -188,11 +188,18 @@ def ranks_that_share_rows_make_whole_groups(cfg: DictConfig) -> str | None:
     return None
 
 
-def a_teacher_is_asked_about_whole_rows(cfg: DictConfig) -> str | None:
-    """Ranks that hold parts of a row would have to ask a teacher, and draw answers, together."""
+def answers_are_drawn_and_kept_for_whole_rows(cfg: DictConfig) -> str | None:
+    """Ranks that hold parts of a row would have to draw answers together, and a teacher's words are kept by sample."""
     if not distils(cfg) or (OmegaConf.select(cfg, "sp_degree") or 1) == 1:
         return None
-    return "sp_degree: ranks that hold rows together cannot be taught by a teacher yet; use sp_degree=1, strategy=fsdp"
+    wanted = ("lmbda", "seq_kd", "teacher_cache")
+    asked = [name for name in wanted if OmegaConf.select(cfg, f"objective.{name}")]
+    if not asked:
+        return None
+    return (
+        f"sp_degree: ranks that hold rows together neither draw answers nor keep a teacher's (objective."
+        f"{', objective.'.join(asked)}); use objective=gkd_forward_only without a cache, or sp_degree=1"
+    )
 
 
 def packs_are_of_conversations(cfg: DictConfig) -> str | None:
@@ -221,7 +228,7 @@ RULES: tuple[Callable[[DictConfig], str | None], ...] = (
     shifted_templates_are_fused,
     a_probe_starts_from_a_budget,
     ranks_that_share_rows_make_whole_groups,
-    a_teacher_is_asked_about_whole_rows,
+    answers_are_drawn_and_kept_for_whole_rows,
     packs_are_of_conversations,
     *ZERO_RULES,
 )

@@ -63,28 +63,17 @@ def deepspeed_clips_norms(cfg: DictConfig) -> str | None:
     return "trainer.gradient_clip_algorithm: DeepSpeed clips by the norm alone; use norm"
 
 
-def drawn_answers_are_not_tried(cfg: DictConfig) -> str | None:
-    """Ranks draw answers of other lengths, for which a layer of ZeRO-3 would wait; other stages were not tried."""
-    drawn = OmegaConf.select(cfg, "objective.lmbda") or OmegaConf.select(cfg, "objective.seq_kd")
-    if zero_stage(cfg) is None or not drawn:
-        return None
-    return (
-        "objective: answers are drawn (lmbda, seq_kd), which was not tried with DeepSpeed; use strategy=fsdp or ddp, "
-        "or objective=gkd_forward_only"
-    )
-
-
-def teachers_are_the_model_itself(cfg: DictConfig) -> str | None:
-    """Beside DeepSpeed a teacher was tried that is the model without its adapters."""
-    if zero_stage(cfg) is None or not distils(cfg):
+def teachers_share_no_dealt_weights(cfg: DictConfig) -> str | None:
+    """The student as it started shares what stays frozen, which stage 3 deals behind the teacher's back."""
+    if zero_stage(cfg) != 3 or not distils(cfg) or cfg.objective.teacher != "self":
         return None
     full = str(OmegaConf.select(cfg, "tuner._target_")).endswith(".FullTuner")
     biases = OmegaConf.select(cfg, "tuner.bias") not in (None, "none")
-    if cfg.objective.teacher == "self" and not full and not biases:
+    if not full and not biases and not OmegaConf.select(cfg, "tuner.full_towers"):
         return None
     return (
-        "objective.teacher: a teacher with weights of its own was not tried beside DeepSpeed; use teacher=self and "
-        "adapters (tuner=lora), or strategy=fsdp"
+        "objective.teacher: self is a copy of what trains in full that shares the rest, which ZeRO-3 deals; name the "
+        "folder that the run starts from (whole on each device), or use strategy=deepspeed_zero2 or fsdp"
     )
 
 
@@ -95,8 +84,7 @@ ZERO_RULES = (
     ranks_need_whole_gradients,
     deepspeed_runs_on_gpus,
     deepspeed_clips_norms,
-    drawn_answers_are_not_tried,
-    teachers_are_the_model_itself,
+    teachers_share_no_dealt_weights,
 )
 
 

@@ -1,6 +1,6 @@
 """Generalized knowledge distillation: cross-entropy on the data's answers, nearness to a teacher on anyone's."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -216,7 +216,10 @@ class GKDModule(VLModule):
         """The row with answers of ``model``'s own; draws follow from the micro-batch's seed."""
         seed = int(np.random.SeedSequence([self.draw_seed]).generate_state(1, np.uint64)[0] >> 1)
         limit, temperature = self.gkd.max_completion_length, self.gkd.temperature
-        with whole_blocks(self) if model is self.built else nullcontext():
+        with ExitStack() as whole:
+            if model is self.built:
+                whole.enter_context(whole_blocks(self))
+                whole.enter_context(self.whole_weights())
             return draw_answers(model, self.processing, row, seen, limit=limit, temperature=temperature, seed=seed)
 
     def _hear(self, teacher: nn.Module, row: dict[str, Any], told: Seen) -> Lesson:

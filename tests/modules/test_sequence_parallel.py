@@ -12,6 +12,7 @@ from qcvl.errors import ConfigError
 from qcvl.models.sequence import SequenceGroup
 from qcvl.models.settings import ScratchModel
 from qcvl.modules.sequence import RowSharing
+from qcvl.modules.settings import GKD
 from tests.conftest import choice
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
@@ -109,6 +110,13 @@ def equal_runs(make_module, make_datamodule, make_data, make_trainer, descent, l
 
 def test_losses_gradients_and_validation_equal_those_of_a_single_process(equal_runs):
     equal_runs(2, 2, aux_grounding=0.5, keys=["train/aux_loss"])
+
+
+def test_a_teacher_tells_each_rank_of_its_own_tokens_and_images(equal_runs):
+    values = choice("objective/gkd_forward_only.yaml")
+    values["visual_kd"] |= {"enabled": True}
+    keys = [f"{prefix}/{name}_kd_loss" for prefix in ("train", "eval") for name in ("llm", "vision")]
+    equal_runs(2, 2, objective=GKD(**values | {"eval_kd": True}), keys=keys)
 
 
 @pytest.mark.slow

@@ -196,7 +196,8 @@ def _scale(optimizer: Any) -> dict[str, float]:
 def whole_weights(model: nn.Module) -> Iterator[None]:
     """Within the block every rank has the whole model, and may run it alone; a model not dealt is left as it is."""
     dealt = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    if all(parameter.ds_status.name == "AVAILABLE" for parameter in dealt):  # none is dealt, or all are gathered
+    dealt = [parameter for parameter in dealt if parameter.ds_status.name != "AVAILABLE"]  # in use, or gathered already
+    if not dealt:
         yield
         return
     from deepspeed import zero
