@@ -8,13 +8,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import EMULATED
-from tests.invariant.conftest import CHECKOUT, metrics, rows
+from tests.invariant.conftest import CHECKOUT, Command, metrics, rows
 
 pytestmark = [*EMULATED, pytest.mark.timeout(900)]
 PLACE = CHECKOUT / "tests/emulated"
@@ -52,15 +53,16 @@ def on_gpus(command, tmp_path):
     return run
 
 
-@pytest.fixture
-def on_the_cpu(command, small_run, tmp_path):
-    """``on_the_cpu(…)``: the directory of a small run there."""
+@pytest.fixture(scope="session")
+def on_the_cpu(small_run, tmp_path_factory):
+    """``on_the_cpu(…)``: the directory of a small run there, made once."""
 
+    @cache
     def run(*overrides: str) -> Path:
-        folder = tmp_path / f"cpu-{len(command.started)}"
-        done = command("train", *small_run, *overrides, f"hydra.run.dir={folder}")
+        folder = tmp_path_factory.mktemp("cpu")
+        done = Command(folder)("train", *small_run, *overrides, f"hydra.run.dir={folder}/run")
         assert done.code == 0, done.output
-        return folder
+        return folder / "run"
 
     return run
 
@@ -170,10 +172,9 @@ def test_each_choice_trains_on_sharded_gpus(on_gpus, small_run, tmp_path, choice
     assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_gpus_that_hold_each_row_together_do_as_well(on_gpus, on_the_cpu, small_run, tmp_path, strategy):
+def test_two_gpus_that_hold_each_row_together_do_as_well(on_gpus, on_the_cpu, small_run, tmp_path):
     full = ("stage=3", "tuner=full", *TWO_STEPS)
-    two = (f"strategy={strategy}", "trainer.devices=2", "sp_degree=2")
+    two = ("strategy=fsdp", "trainer.devices=2", "sp_degree=2")
     on_gpus("train", *small_run, *GPU, *full, *two, f"hydra.run.dir={tmp_path}/run", count=2)
     assert_near(tmp_path / "run", on_the_cpu(*full))
 
