@@ -8,6 +8,7 @@ import atexit
 import ctypes
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -18,6 +19,9 @@ from types import SimpleNamespace
 ctypes.CDLL(str(Path(find_spec("torch").origin).parent / "lib/libtorch.so"), mode=ctypes.RTLD_GLOBAL)
 _DEVICE = ctypes.CDLL(os.environ["EMULATED_GPU"])
 _DEVICE.emulated_peak.restype = _DEVICE.emulated_held.restype = ctypes.c_int64
+
+# Their kernels are a real GPU's, and they look for it when they are imported.
+sys.modules["bitsandbytes"] = sys.modules["triton"] = None  # type: ignore[assignment]
 
 import torch  # noqa: E402
 
