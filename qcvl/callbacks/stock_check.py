@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from qcvl.callbacks.batch_probe import untouched_random
 from qcvl.errors import QcvlError
 from qcvl.log import get_logger
 from qcvl.models.liger import stock_kernels
@@ -41,9 +42,8 @@ class StockCheck(pl.Callback):
         """
         if self.compared:
             return
-        device: torch.device = pl_module.device
-        drawing = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with drawing, _without_dropout(pl_module), trainer.precision_plugin.train_step_context():
+        drawing, computing = untouched_random(pl_module.device), trainer.precision_plugin.train_step_context()
+        with drawing, _without_dropout(pl_module), computing:
             with torch.compiler.set_stance("force_eager"), stock_kernels():
                 plain = self._values(pl_module, batch)
             swapped = self._values(pl_module, batch)

@@ -79,11 +79,18 @@ def shard(
     fully_shard(module, **how)
 
 
+@contextmanager
+def training_goes_on() -> Iterator[None]:
+    """For weights gathered in a validation's inference mode: their memory is that of training afterwards."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
 def gather_weights(module: FSDPModule) -> None:
     """Gather all weights until ``release_weights``: ranks may then run the model as often as each likes."""
     module._get_fsdp_state()._lazy_init()  # else the first block that runs would think it is the root
     module.set_reshard_after_forward(False)
-    with torch.inference_mode(False), torch.no_grad():  # training goes on in the memory that is taken here
+    with training_goes_on():
         for part in _parts(module):
             _unshard(part)
 

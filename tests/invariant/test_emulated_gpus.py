@@ -75,6 +75,12 @@ def assert_near(run: Path, other: Path, tolerance: float = 1e-4) -> None:
         assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
 
 
+def assert_two_steps(run: Path) -> None:
+    """A run logged two losses that are such."""
+    losses = [row["train/loss"] for row in rows(run) if "train/loss" in row]
+    assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
+
+
 @pytest.mark.parametrize(
     ("lines", "error"),
     [
@@ -135,8 +141,7 @@ def test_in_half_precision_every_layer_of_both_towers_attends_by_the_kernel(on_g
 )
 def test_each_choice_trains_and_validates(on_gpus, small_run, tmp_path, choices):
     on_gpus("train", *small_run, *GPU, *TWO_STEPS, *choices, f"hydra.run.dir={tmp_path}/run")
-    losses = [row["train/loss"] for row in rows(tmp_path / "run") if "train/loss" in row]
-    assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
+    assert_two_steps(tmp_path / "run")
 
 
 def test_a_teacher_first_asked_in_a_validation_teaches_from_its_cache_and_without(on_gpus, small_run, tmp_path):
@@ -168,8 +173,7 @@ def test_two_gpus_have_the_numbers_of_one_process_on_the_cpu(on_gpus, on_the_cpu
 def test_each_choice_trains_on_sharded_gpus(on_gpus, small_run, tmp_path, choices):
     two = (*GPU, "strategy=fsdp", "trainer.devices=2", "data.batch_size=2", "stage=3")
     on_gpus("train", *small_run, *TWO_STEPS, *two, *choices, f"hydra.run.dir={tmp_path}/run", count=2)
-    losses = [row["train/loss"] for row in rows(tmp_path / "run") if "train/loss" in row]
-    assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
+    assert_two_steps(tmp_path / "run")
 
 
 def test_two_gpus_that_hold_each_row_together_do_as_well(on_gpus, on_the_cpu, small_run, tmp_path):

@@ -5,23 +5,16 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qcvl.errors import ConfigError
+from qcvl.modules.sharded import training_goes_on
 from qcvl.modules.zero import sharded
 from qcvl.modules.zero.config import deepspeed_config
 from qcvl.modules.zero.settings import Zero, Zero3
-
-
-@contextmanager
-def training_goes_on() -> Iterator[None]:
-    """For weights gathered in a validation's inference mode: their memory is that of training afterwards."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 class ZeroStrategy(DeepSpeedStrategy):
