@@ -235,7 +235,8 @@ _as_nccl()
 
 
 @atexit.register
-def _tell() -> None:
+def _end() -> None:
+    time.sleep(0.2)  # torch's thread for the device may still free a graph, and aborts if Python ends meanwhile
     if folder := os.environ.get("EMULATED_GPU_TOLD"):
         told = {**DONE, "peak_bytes": _DEVICE.emulated_peak()}
         (Path(folder) / f"{os.getpid()}.json").write_text(json.dumps(told))
