@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-BLOCK = 256  # rows of logits that are float32 at once: 148 MiB at a vocabulary of 151,936
+BLOCK = 160 * 2**20  # bytes of the rows of logits that are float32 at once: 276 at a vocabulary of 151,936
+CPU_BLOCK = 12 * 2**20  # whose allocator gives larger tensors back after each use, and gets them again page by page
 
 
 def label_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -44,9 +45,10 @@ class _InPlaceCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses and hits; ``BLOCK`` rows at a time become float32."""
-        rows = zip(logits.split(BLOCK), targets.split(BLOCK), strict=True)
-        blocks = [_block_loss(block.float(), target) for block, target in rows]
+        """Losses and hits; ``BLOCK`` bytes at a time become float32."""
+        rows = block_rows(logits)
+        pairs = zip(logits.split(rows), targets.split(rows), strict=True)
+        blocks = [_block_loss(block.float(), target) for block, target in pairs]
         losses, hits, totals = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         ctx.save_for_backward(logits, targets, totals)
         ctx.mark_non_differentiable(hits)
@@ -57,12 +59,18 @@ class _InPlaceCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         """Probabilities less the target's one, times the losses' gradient, in the place of the logits."""
         logits, targets, totals = ctx.saved_tensors
-        blocks = (tensor.split(BLOCK) for tensor in (logits, targets, totals, grad))
+        blocks = (tensor.split(block_rows(logits)) for tensor in (logits, targets, totals, grad))
         for block, target, total, scale in zip(*blocks, strict=True):
             values = block.float().sub_(total[:, None]).exp_()  # of float32 logits this is the block itself
             values.scatter_add_(1, target[:, None], -torch.ones_like(target, dtype=values.dtype)[:, None])
             block.copy_(values.mul_(scale[:, None]))
         return logits, None
+
+
+def block_rows(logits: Tensor) -> int:
+    """How many rows of logits ``[N, V]`` are worked on at once."""
+    size = CPU_BLOCK if logits.device.type == "cpu" else BLOCK
+    return max(size // (4 * logits.shape[1]), 1)
 
 
 def _block_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

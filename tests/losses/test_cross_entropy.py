@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qcvl.losses.cross_entropy import label_cross_entropy
+from qcvl.losses.cross_entropy import block_rows, label_cross_entropy
 
 HIDDEN, VOCABULARY = 8, 33
 
@@ -75,8 +75,9 @@ def test_no_labels_give_no_losses_with_a_graph():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_worked_on_in_blocks_and_give_the_plain_gradients(monkeypatch, dtype):
-    monkeypatch.setattr("qcvl.losses.cross_entropy.BLOCK", 3)
+    monkeypatch.setattr("qcvl.losses.cross_entropy.CPU_BLOCK", 3 * 4 * VOCABULARY + 2)
     hidden, weight, targets = inputs(10, dtype=dtype)
+    assert block_rows(F.linear(hidden, weight)) == 3
     shares = torch.arange(10.0) - 4
     losses, _ = label_cross_entropy(hidden, weight, targets, 10)
     mine = torch.autograd.grad(losses @ shares, (hidden, weight))
@@ -87,7 +88,7 @@ def test_rows_are_worked_on_in_blocks_and_give_the_plain_gradients(monkeypatch, 
 
 
 def test_the_backward_pass_makes_no_second_tensor_as_large_as_the_logits(monkeypatch):
-    monkeypatch.setattr("qcvl.losses.cross_entropy.BLOCK", 4)
+    monkeypatch.setattr("qcvl.losses.cross_entropy.CPU_BLOCK", 4 * 4 * VOCABULARY)
     hidden, weight, targets = inputs(48)
     losses, _ = label_cross_entropy(hidden, weight, targets, 48)
     made = []
