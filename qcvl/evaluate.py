@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from qcvl import config
 from qcvl.composition.cost import Meter, write_cost
 from qcvl.composition.opening import open_model
+from qcvl.composition.processes import is_first_process
 from qcvl.composition.roots import Evaluate
 from qcvl.errors import DataError
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Answer every validation record, score, and write metrics.json, tables, predictions and pictures.
 
-    With ``runs`` nothing is answered: the finished metrics of the runs in that folder become one table and one plot.
+    Of several processes (``devices``) each answers about its share; the first scores and writes, and the others return
+    nothing. With ``runs`` nothing is answered: the finished metrics of the runs in that folder become one table and one
+    plot.
     """
     settings = config.build(cfg)
     if settings.runs is not None:
@@ -46,6 +49,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if not answers:
         raise DataError("data.val holds conversations alone, whose answers have no score; add records with objects")
     cost = cost_of_answers(meter, opened.model, sum(map(len, answers.values())))
+    if not is_first_process():
+        return {}
     analysis = analyse(
         records, answers, threshold=settings.threshold, overlap=settings.iou, grouping=grouping, seed=settings.seed
     )
@@ -58,6 +63,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 def validation_data(settings: Evaluate, opened: "Reopened") -> "VLDataModule":
     """The data module of ``data.val``, seen as the checkpoint was trained to see it."""
     from qcvl.data.datamodule import VLDataModule
+    from qcvl.inference.sharding import wait_for_all
 
     datamodule = VLDataModule(
         data=settings.data,
@@ -71,18 +77,25 @@ def validation_data(settings: Evaluate, opened: "Reopened") -> "VLDataModule":
         pairing=opened.pairing,
         sp_degree=1,
     )
-    datamodule.prepare_data()
+    if is_first_process():
+        datamodule.prepare_data()
+    wait_for_all()
     datamodule.setup("validate")
     return datamodule
 
 
 def cost_of_answers(meter: Meter, model: "nn.Module", answers: int) -> dict[str, float]:
-    """What ``answers`` answers cost since ``meter`` was made, photos decoded and answers read included."""
-    processor, clock = meter.spent()
+    """What ``answers`` answers cost all processes since each one's ``meter``, photos decoded and answers read included.
+
+    Processor times add up; by the clock the slowest counts.
+    """
+    from qcvl.inference.sharding import gather_objects
+
+    processor, clock = zip(*gather_objects([meter.spent()]), strict=True)
     return {
         "answers": answers,
-        "core_ms_per_answer": 1000 * processor / max(answers, 1),
-        "ms_per_answer": 1000 * clock / max(answers, 1),
+        "core_ms_per_answer": 1000 * sum(processor) / max(answers, 1),
+        "ms_per_answer": 1000 * max(clock) / max(answers, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 

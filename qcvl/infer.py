@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from qcvl import config
 from qcvl.composition.opening import open_model
+from qcvl.composition.processes import is_first_process
 from qcvl.errors import DataError
 from qcvl.schema.records import Record, read_records
 
@@ -21,6 +22,7 @@ def infer(cfg: DictConfig) -> None:
     """Answer about every photo of ``input``; writes predictions.jsonl and, with ``overlays``, one PNG a photo.
 
     predictions.jsonl holds every object with its score; printed and drawn are those that score ``threshold`` or more.
+    Of several processes (``devices``) each answers about its share, and the first writes what all found.
     """
     settings = config.build(cfg)
     records = records_of(Path(settings.input))
@@ -29,6 +31,7 @@ def infer(cfg: DictConfig) -> None:
     from qcvl.data.datamodule import EvaluationItem
     from qcvl.inference.evaluator import above, predict, write_predictions
     from qcvl.inference.hf import HFPredictor
+    from qcvl.inference.sharding import gather_objects, shard
     from qcvl.inference.tiles import with_tiles
 
     opened = open_model(settings)
@@ -38,15 +41,19 @@ def infer(cfg: DictConfig) -> None:
         EvaluationItem(record, index, settings.task, opened.prompts, opened.pairing)
         for index, record in enumerate(records)
     ]
-    predictions = predict(items, predictor, opened.answer_format, source="input")
-    folder = Path(settings.paths.output_dir)
+    predictions = predict(shard(items), predictor, opened.answer_format, source="input")
+    folder, overlays = Path(settings.paths.output_dir), settings.overlays and settings.task == "dense"
+    shown = [above(prediction, settings.threshold, opened.answer_format) for prediction in predictions]
+    if overlays:
+        draw_overlays(shard(records), shown, folder / "overlays")
+    predictions, shown = gather_objects(predictions), gather_objects(shown)
+    if not is_first_process():
+        return
     write_predictions(folder / "predictions.jsonl", predictions)
     console = Console()
-    shown = [above(prediction, settings.threshold, opened.answer_format) for prediction in predictions]
     for prediction in shown[:10]:
         console.print(f"{prediction.images[0]}: {prediction.text}", highlight=False, markup=False, soft_wrap=True)
-    if settings.overlays and settings.task == "dense":
-        draw_overlays(records, shown, folder / "overlays")
+    if overlays:
         console.print(f"overlays    {folder / 'overlays'}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"predictions {folder / 'predictions.jsonl'}", highlight=False, markup=False, soft_wrap=True)
 

@@ -39,9 +39,10 @@ def run_disagreement(config: DictConfig, environment: Mapping[str, str] = os.env
         )
     if outside is None or devices is None or devices * nodes == outside[1]:
         return None
+    settings = "trainer.devices, trainer.num_nodes" if "trainer" in config else "devices"
     return (
-        f"trainer.devices, trainer.num_nodes: {devices} x {nodes}, but {who}; devices are those of one node, and times "
-        f"num_nodes they are as many as there are processes"
+        f"{settings}: {devices} x {nodes}, but {who}; devices are those of one node, and times the nodes they are as "
+        "many as there are processes"
     )
 
 
@@ -62,8 +63,16 @@ def sweep_disagreement(config: DictConfig, environment: Mapping[str, str] = os.e
     )
 
 
+def asked_devices(config: DictConfig) -> tuple[str, Any]:
+    """The setting that says how many devices a command takes, and what it says; None for a command without any."""
+    for name in ("trainer.devices", "devices"):
+        if (devices := OmegaConf.select(config, name)) is not None:
+            return name, devices
+    return "devices", None
+
+
 def _asked_for(config: DictConfig) -> tuple[int | None, int]:
     """Devices of a node, None where the number is not in the configuration, and nodes."""
-    devices: Any = OmegaConf.select(config, "trainer.devices")
+    devices = asked_devices(config)[1]
     number = int(devices) if str(devices).isdigit() else None
     return number, OmegaConf.select(config, "trainer.num_nodes") or 1

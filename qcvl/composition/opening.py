@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qcvl.composition.devices import start_processes
 from qcvl.composition.roots import Evaluate, Infer
 from qcvl.errors import ConfigError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def open_model(settings: Evaluate | Infer) -> "Reopened":
     """A checkpoint with the processing it was trained with, or ``settings.model`` with the run's prompts and format.
 
-    It is on the first GPU where there is one (``CUDA_VISIBLE_DEVICES`` chooses, and hides them).
+    It is on this process's device (see ``start_processes``).
 
     Raises:
         ConfigError: without a checkpoint, when prompts or answer format are not given either.
@@ -22,9 +23,9 @@ def open_model(settings: Evaluate | Infer) -> "Reopened":
     import torch
 
     torch.set_num_threads(settings.threads)
+    device = start_processes(settings.devices)
     opened = _opened(settings)
-    if torch.cuda.is_available():
-        opened.model.to("cuda")
+    opened.model.to(device)
     return opened
 
 

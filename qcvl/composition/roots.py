@@ -81,10 +81,12 @@ class Evaluate(Root):
     ``path:`` and a regular expression on the photo's path.
     ``tiles`` None asks about whole photos.
 
-    ``runs`` (None: no) is a folder of finished runs to compare in place of answering anything.
+    ``runs`` (None: no) is a folder of finished runs to compare in place of answering anything. Each of ``devices``
+    answers about its share of the records.
     """
 
     runs: str | None
+    devices: PositiveInt
     checkpoint: str | None
     global_max_length: PositiveInt
     limit: PositiveInt | None
@@ -105,9 +107,10 @@ class Infer(Root):
     """``python -m qcvl.infer``: ``input`` is a photo, a folder of photos or a JSONL file.
 
     ``prompts`` and ``answer`` None are the checkpoint's own; ``tiles`` None asks about whole photos. Objects that score
-    below ``threshold`` are neither printed nor drawn.
+    below ``threshold`` are neither printed nor drawn. Each of ``devices`` answers about its share of the photos.
     """
 
+    devices: PositiveInt
     checkpoint: str | None
     input: str
     task: Literal["dense", "summary"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from qcvl.composition.nodes import asked_devices
 from qcvl.composition.processes import in_sweep
 from qcvl.composition.zero_rules import ZERO_RULES, distils
 from qcvl.data.stream_source import NO_END
@@ -89,12 +90,12 @@ def sweeps_run_on_one_device(cfg: DictConfig) -> str | None:
     launcher = HydraConfig.get().launcher
     name = str(launcher.get("_target_"))
     side_by_side = name.endswith(".LocalLauncher") or ("joblib" in name and launcher.get("n_jobs", 1) != 1)
-    devices, nodes = OmegaConf.select(cfg, "trainer.devices"), OmegaConf.select(cfg, "trainer.num_nodes") or 1
-    if not side_by_side or _count(devices) * nodes <= 1:
+    setting, devices = asked_devices(cfg)
+    if not side_by_side or _count(devices) * (OmegaConf.select(cfg, "trainer.num_nodes") or 1) <= 1:
         return None
     return (
-        f"trainer.devices: {devices} devices in each job of a sweep whose jobs run side by side, all on the same ones; "
-        "use trainer.devices=1, hydra.launcher.n_jobs=1 with joblib, or hydra/launcher=basic (one after another)"
+        f"{setting}: {devices} devices in each job of a sweep whose jobs run side by side, all on the same ones; "
+        f"use {setting}=1, hydra.launcher.n_jobs=1 with joblib, or hydra/launcher=basic (one after another)"
     )
 
 

@@ -8,6 +8,12 @@ import torch.distributed as dist
 Item = TypeVar("Item")
 
 
+def wait_for_all() -> None:
+    """Go on once every process has come here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
 def shard(items: Sequence[Item]) -> list[Item]:
     """This process's share: items ``rank, rank + world, …``; shares may differ by one."""
     if not (dist.is_available() and dist.is_initialized()):

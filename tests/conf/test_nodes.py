@@ -55,6 +55,12 @@ def test_as_many_processes_are_started_as_the_trainer_has_devices(devices, refus
         assert problem.startswith(f"trainer.devices, trainer.num_nodes: {devices} x 2, but srun started 4 processes")
 
 
+def test_what_has_no_trainer_says_its_devices_by_itself():
+    asked = OmegaConf.create({"devices": 1, "hydra": {"run": {"dir": CHOSEN}}})
+    assert run_disagreement(asked, TORCHRUN).startswith("devices: 1 x 1, but torchrun started 4 processes")
+    assert run_disagreement(OmegaConf.merge(asked, {"devices": 4}), TORCHRUN) is None
+
+
 def test_several_processes_do_not_each_start_a_sweep():
     assert sweep_disagreement(config(), TORCHRUN).startswith("-m: torchrun started 4 processes, and each would start")
     assert sweep_disagreement(config(), {}) is None

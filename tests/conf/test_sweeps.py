@@ -95,10 +95,11 @@ def test_a_job_is_a_run_of_its_own_also_over_several_devices(command):
     assert f"hydra.run.dir='{command.workplace}/sweep/0'" in arguments
 
 
-def test_jobs_side_by_side_over_several_devices_are_refused_before_the_first_one(command):
-    devices = ("trainer.devices=2", "hydra/launcher=joblib")
-    done = command("train", "-m", "seed=1,2", *devices, "hydra.sweep.dir=sweep", entry=TASK)
-    assert done.returncode == 2 and done.stderr.startswith("error: trainer.devices: 2 devices in each job of a sweep")
+@pytest.mark.parametrize(("root", "setting"), [("train", "trainer.devices"), ("evaluate", "devices")])
+def test_jobs_side_by_side_over_several_devices_are_refused_before_the_first_one(command, root, setting):
+    devices = (f"{setting}=2", "hydra/launcher=joblib")
+    done = command(root, "-m", "seed=1,2", *devices, "hydra.sweep.dir=sweep", entry=TASK)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {setting}: 2 devices in each job of a sweep")
     assert not (command.workplace / "sweep").exists()
 
 

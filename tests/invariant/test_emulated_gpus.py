@@ -201,5 +201,6 @@ def test_weights_are_verified_with_the_memory_that_the_device_counts(on_gpus, tm
 def test_checkpoints_are_evaluated_and_asked_on_the_device(on_gpus, finished_run, photos, tmp_path):
     checkpoint = f"checkpoint={finished_run}/checkpoints/last"
     for root, asked in (("evaluate", f"data.val={photos}/val.jsonl"), ("infer", f"input={photos}/val.jsonl")):
-        (device,) = on_gpus(root, checkpoint, asked)
-        assert device["peak_bytes"] > WEIGHTS, root
+        for count in (1, 2):
+            devices = on_gpus(root, checkpoint, asked, f"devices={count}", count=count)
+            assert len(devices) == count and all(device["peak_bytes"] > WEIGHTS for device in devices), root

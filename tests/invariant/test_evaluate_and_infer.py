@@ -14,6 +14,10 @@ from tests.invariant.conftest import metrics
 QUICK = ("generation.max_new_tokens=128",)
 
 
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_evaluate_gives_the_final_numbers_of_the_run_and_so_does_scoring_its_predictions(
     command, finished_run, photos, tmp_path
 ):
@@ -35,6 +39,39 @@ def test_evaluate_gives_the_final_numbers_of_the_run_and_so_does_scoring_its_pre
     assert {f"eval/val/{key}": value for key, value in offline.items()} == found
     pictures = sorted(path.name for path in (tmp_path / "here/previews").glob("*.png"))
     assert pictures == ["sheet-val.png", "val-0000.png", "val-0001.png"]
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_records_write_what_one_does(command, finished_run, photos, tmp_path):
+    asked = (f"checkpoint={finished_run}/checkpoints/last", *QUICK)
+    data = ("data=jsonl", f"data.val={photos}/val.jsonl", "data.sampling=mixed", "limit=3", "panels=2")
+    for root, settings in (("evaluate", data), ("infer", (f"input={photos}/val.jsonl",))):
+        for devices in (1, 3):
+            done = command(root, *asked, *settings, f"devices={devices}", f"hydra.run.dir={root}-{devices}")
+            assert done.code == 0, done.output
+        one, three = (tmp_path / f"{root}-{devices}" for devices in (1, 3))
+        answers = "predictions.jsonl" if root == "infer" else "predictions/val.jsonl"
+        for found, expected in zip(*(lines_of(run / answers) for run in (three, one)), strict=True):
+            assert found.pop("scores") == pytest.approx(expected.pop("scores"), abs=1e-5)  # of batches of other photos
+            assert found == expected
+        files = [sorted(path.relative_to(run) for path in run.rglob("*.*")) for run in (one, three)]
+        assert files[0] == files[1]
+    found, expected = (metrics(tmp_path / f"evaluate-{devices}")["final"] for devices in (3, 1))
+    assert found == pytest.approx(expected, abs=1e-5)
+    costs = [json.loads((tmp_path / f"evaluate-{devices}/cost.json").read_text()) for devices in (1, 3)]
+    assert costs[0]["answers"] == costs[1]["answers"] == 6
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_read_its_photo_ends_the_others(command, finished_run, photos, tmp_path):
+    originals = sorted((photos / "images").glob("val_*.jpg"))[:2]
+    (tmp_path / "album").mkdir()
+    shutil.copy(originals[0], tmp_path / "album/a.jpg")
+    (tmp_path / "album/b.jpg").write_bytes(originals[1].read_bytes()[:1000])  # the second process's
+    checkpoint = f"checkpoint={finished_run}/checkpoints/last"
+    done = command("infer", checkpoint, f"input={tmp_path}/album", "devices=2", *QUICK, "hydra.run.dir=here")
+    assert done.code != 0 and "album/b.jpg) is damaged" in done.output, done.output
+    assert not (tmp_path / "here/predictions.jsonl").exists()
 
 
 @pytest.mark.slow
@@ -86,7 +123,7 @@ def test_infer_answers_about_a_photo_a_folder_of_them_and_the_records_of_a_file(
     checkpoint = finished_run / "checkpoints/last"
     done = command("infer", f"checkpoint={checkpoint}", f"input={source}", *QUICK, "hydra.run.dir=here")
     assert done.code == 0, done.output
-    lines = [json.loads(line) for line in (tmp_path / "here/predictions.jsonl").read_text().splitlines()]
+    lines = lines_of(tmp_path / "here/predictions.jsonl")
     assert [(album / line["images"][0]).resolve() for line in lines] == [path.resolve() for path in asked]
     assert all(line["sizes"] == [[200, 200]] and line["tokens"] > 0 for line in lines)
     overlays = sorted(path.name for path in (tmp_path / "here/overlays").iterdir())
