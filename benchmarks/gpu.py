@@ -1,14 +1,16 @@
 """Training speed on one GPU: Qwen3-VL shapes with random weights in bfloat16, packed rows, LoRA and full.
 
-    python benchmarks/gpu.py [--shapes 4b 8b] [--tuners lora full] [--lengths 16384 32768 61440]
+    python benchmarks/gpu.py [--shapes 4b 8b] [--tuners lora full] [--lengths 16384 61440] [--kernels eager compile]
 
 Tokens a second, model FLOP/s and MFU by ``qcvl.models.flops`` (vision counted, frozen parts at what they cost, no
 recomputation), MFU by the text-only convention (6 x parameters of the language model x tokens), and peak memory. Full
-fine-tuning takes 8-bit Adam (bitsandbytes), or torch's fused AdamW where that is absent. ``--tiny`` trains a small
-shape, on a CPU as well. Needs torch, transformers, lightning, peft and this package.
+fine-tuning takes 8-bit Adam (bitsandbytes), or torch's fused AdamW where that is absent. ``--kernels`` are those of
+``model.compile`` and ``model.liger`` (which needs ``qcvl[liger]``) beside torch's own. ``--tiny`` trains a small shape,
+on a CPU as well. Needs torch, transformers, lightning, peft and this package.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -21,9 +23,12 @@ from measure import report
 
 from qcvl.callbacks.peaks import peak_tflops
 from qcvl.data.label_kinds import LABEL_KINDS
+from qcvl.models.build import checkpoint_activations
 from qcvl.models.flops import step_flops
 from qcvl.models.forward import hidden_states, unwrap
-from qcvl.models.speed import speed_up
+from qcvl.models.liger import use_liger
+from qcvl.models.speed import compile_blocks, speed_up
+from qcvl.models.towers import TOWERS
 from qcvl.modules.sft import answer_loss
 
 VISION = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16}
@@ -59,7 +64,7 @@ class Measured(NamedTuple):
     memory: int
 
 
-def build(shape: str, device: torch.device, checkpointing: bool) -> torch.nn.Module:
+def build(shape: str, device: torch.device, checkpointing: bool, kernels: str) -> torch.nn.Module:
     """The random-weight model of a shape, in bfloat16 on a GPU and float32 on a CPU."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -78,10 +83,11 @@ def build(shape: str, device: torch.device, checkpointing: bool) -> torch.nn.Mod
     with device:
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     speed_up(model, "auto")
+    if kernels == "liger":
+        use_liger(model)
+    if kernels == "compile":
+        compile_blocks(model)
     if checkpointing:
-        from qcvl.models.build import checkpoint_activations
-        from qcvl.models.towers import TOWERS
-
         checkpoint_activations(model, TOWERS)
     return model.train()
 
@@ -126,9 +132,11 @@ def packed_row(model: torch.nn.Module, length: int, device: torch.device, side: 
     return {**{name: tensor.to(device) for name, tensor in row.items()}, "segments": torch.tensor([segment] * count)}
 
 
-def measure(shape: str, tuner: str, length: int, device: torch.device, steps: int) -> tuple[Measured, str]:
-    """Median seconds of ``steps`` optimizer steps after one to warm up."""
-    model, optimizer, name = tune(build(shape, device, checkpointing=tuner == "full"), tuner)
+def measure(
+    shape: str, tuner: str, kernels: str, length: int, device: torch.device, steps: int
+) -> tuple[Measured, str]:
+    """Median seconds of ``steps`` optimizer steps after one to warm up (and to compile)."""
+    model, optimizer, name = tune(build(shape, device, tuner == "full", kernels), tuner)
     side = 4 if shape == "tiny" else SIDE
     row = packed_row(model, length, device, side)
     inputs = {**row, "segments": tuple(row["segments"].tolist())}
@@ -174,6 +182,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--shapes", nargs="*", default=["4b", "8b"], choices=["4b", "8b"])
     parser.add_argument("--tuners", nargs="*", default=["lora", "full"], choices=["lora", "full"])
     parser.add_argument("--lengths", nargs="*", type=int, default=[16_384, 32_768, 61_440])
+    parser.add_argument("--kernels", nargs="*", default=["eager"], choices=["eager", "compile", "liger"])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--tiny", "--quick", action="store_true", help="a small shape, on a CPU as well")
     asked = parser.parse_args(arguments)
@@ -187,19 +196,17 @@ def main(arguments: Sequence[str] = ()) -> None:
     peak = peak_tflops(name) if has_gpu else None
     shapes, lengths, steps = (["tiny"], [600], 1) if asked.tiny else (asked.shapes, asked.lengths, asked.steps)
     rows, numbers = {"device": name, "labels": f"{LABELS} a photo, one of {len(LABEL_KINDS)} kinds"}, {}
-    for shape in shapes:
-        for tuner in asked.tuners:
-            for length in lengths:
-                key = f"{shape} {tuner} {length}"
-                try:
-                    result, optimizer = measure(shape, tuner, length, device, steps)
-                except torch.cuda.OutOfMemoryError:
-                    rows[key] = "out of memory"
-                else:
-                    rows[f"{key}, {optimizer}"] = shown(result, peak)
-                    numbers[key.replace(" ", "_")] = result.tokens / result.seconds
-                if has_gpu:
-                    torch.cuda.empty_cache()
+    for shape, tuner, kernels, length in itertools.product(shapes, asked.tuners, asked.kernels, lengths):
+        key = f"{shape} {tuner} {kernels} {length}"
+        try:
+            result, optimizer = measure(shape, tuner, kernels, length, device, steps)
+        except torch.cuda.OutOfMemoryError:
+            rows[key] = "out of memory"
+        else:
+            rows[f"{key}, {optimizer}"] = shown(result, peak)
+            numbers[key.replace(" ", "_")] = result.tokens / result.seconds
+        if has_gpu:
+            torch.cuda.empty_cache()
     report("gpu", rows, device=name, **numbers)
 
 

@@ -198,6 +198,15 @@ def test_weights_are_verified_with_the_memory_that_the_device_counts(on_gpus, tm
     assert json.loads((tmp_path / "run/verify.json").read_text())["passed"]
 
 
+def test_the_benchmark_of_gpus_trains_a_small_shape_and_reads_its_memory():
+    environment = os.environ | {"PYTHONPATH": f"{PLACE}:{CHECKOUT}"}
+    command = [sys.executable, CHECKOUT / "benchmarks/gpu.py", "--tiny"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    measured = [line for line in done.stdout.splitlines() if line.strip().startswith("tiny ")]
+    assert len(measured) == 2 and all("MFU" in line and "GiB" in line for line in measured), done.stdout
+
+
 def test_checkpoints_are_evaluated_and_asked_on_the_device(on_gpus, finished_run, photos, tmp_path):
     checkpoint = f"checkpoint={finished_run}/checkpoints/last"
     for root, asked in (("evaluate", f"data.val={photos}/val.jsonl"), ("infer", f"input={photos}/val.jsonl")):

@@ -61,7 +61,13 @@ def test_packs_of_three_sets_are_full_and_cost_ranks_that_run_side_by_side_the_s
 def test_the_benchmark_of_gpus_trains_a_small_shape_on_a_cpu_and_says_what_it_ran_on(last_line):
     row = last_line("gpu")
     assert row["name"] == "gpu" and row["device"]
-    assert row["tiny_lora_600"] > 0 and row["tiny_full_600"] > 0
+    assert row["tiny_lora_eager_600"] > 0 and row["tiny_full_eager_600"] > 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_gpus_compiles_blocks_where_asked(script, capsys):
+    script("gpu").main(["--tiny", "--tuners", "lora", "--kernels", "compile"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tiny_lora_compile_600"] > 0
 
 
 @pytest.mark.slow
