@@ -25,11 +25,11 @@ class StockCheck(pl.Callback):
 
     Args:
         setting: that is checked, ``model.compile`` or ``model.liger``.
-        norms: gives the norm of each tower's gradient after a backward pass (``modules.gradients``).
+        values: gives loss and norms of a module by a batch, and leaves no gradient (``modules.gradients``).
     """
 
-    def __init__(self, setting: str, norms: Callable[[nn.Module], dict[str, float]]) -> None:
-        self.setting, self.norms = setting, norms
+    def __init__(self, setting: str, values: Callable[[Any, Mapping[str, Any]], dict[str, float]]) -> None:
+        self.setting, self.values = setting, values
         self.compared: dict[str, tuple[float, float]] = {}  # by name: as they are, by the setting
 
     def on_train_batch_start(
@@ -45,8 +45,8 @@ class StockCheck(pl.Callback):
         drawing, computing = untouched_random(pl_module.device), trainer.precision_plugin.train_step_context()
         with drawing, _without_dropout(pl_module), computing:
             with torch.compiler.set_stance("force_eager"), stock_kernels():
-                plain = self._values(pl_module, batch)
-            swapped = self._values(pl_module, batch)
+                plain = self.values(pl_module, batch)
+            swapped = self.values(pl_module, batch)
         self.compared = {name: (value, swapped[name]) for name, value in plain.items()}
         dtypes = {parameter.dtype for parameter in pl_module.parameters()}
         rounding = WHOLE if dtypes == {torch.float32} and "16" not in str(trainer.precision) else HALF
@@ -57,15 +57,6 @@ class StockCheck(pl.Callback):
                 f"they are: {told}; use {self.setting}=false, or another version of {LIBRARIES[self.setting]}"
             )
         log.info("%s: the first batch as it is, and by it: %s", self.setting, told)
-
-    def _values(self, module: Any, batch: Mapping[str, Any]) -> dict[str, float]:
-        """The loss of a batch, and the norm of its gradient in each tower that is trained."""
-        labels, cells = batch["step_labels"].float().to(module.device), batch["step_cells"].float().clamp(min=1)
-        loss = module.combine(module.losses(module.rows.share(batch)), labels, cells.to(module.device))
-        loss.backward()
-        norms = {f"gradient norm of {tower}": norm for tower, norm in self.norms(module.built).items()}
-        module.zero_grad(set_to_none=True)
-        return {"loss": float(loss.detach())} | norms
 
 
 @contextmanager

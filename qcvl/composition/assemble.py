@@ -111,14 +111,14 @@ def _callbacks(settings: Train) -> "list[pl.Callback]":
 
     from qcvl.callbacks.batch_probe import BatchProbe
     from qcvl.callbacks.stock_check import StockCheck
-    from qcvl.modules.gradients import gradient_norms
+    from qcvl.modules.gradients import loss_and_norms
 
     shown = settings.trainer.keywords.get("enable_progress_bar", True)
     probes = (
         [BatchProbe(path=str(Path(settings.paths.output_dir) / "batch_probe.json"))] if settings.batch_probe else []
     )
     swapped = [f"model.{name}" for name in ("compile", "liger") if getattr(settings.model, name)]
-    checks = [StockCheck(setting, gradient_norms) for setting in swapped]
+    checks = [StockCheck(setting, loss_and_norms) for setting in swapped]
     return [
         *probes,
         *checks,

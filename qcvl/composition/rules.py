@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from qcvl.composition.nodes import asked_devices
 from qcvl.composition.processes import in_sweep
-from qcvl.composition.zero_rules import ZERO_RULES, distils
+from qcvl.composition.zero_rules import ZERO_RULES, distils, zero_stage
 from qcvl.data.stream_source import NO_END
 from qcvl.errors import ConfigError
 
@@ -40,12 +40,15 @@ def fsdp_shards_plain_numbers(cfg: DictConfig) -> str | None:
 
 
 def kernels_are_swapped_once(cfg: DictConfig) -> str | None:
-    """Both ways to other kernels are held to the plain ones in a step of its own, which DeepSpeed's engine has not."""
+    """Both ways to other kernels are held to the plain ones; ZeRO-3 gathers weights by hooks inside of blocks."""
     asked = [name for name in ("compile", "liger") if OmegaConf.select(cfg, f"model.{name}")]
     if len(asked) == 2:
         return "model.liger: torch.compile fuses norms and MLPs by itself; leave out one of model.liger, model.compile"
-    if asked and "deepspeed" in _strategy(cfg):
-        return f"model.{asked[0]}: not tried with DeepSpeed; use strategy=fsdp or ddp, or model.{asked[0]}=false"
+    if asked == ["compile"] and zero_stage(cfg) == 3:
+        return (
+            "model.compile: ZeRO-3 gathers each layer's weights inside of what would be compiled; use "
+            "strategy=deepspeed_zero2 or fsdp, or model.liger=true"
+        )
     return None
 
 

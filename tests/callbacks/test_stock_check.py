@@ -7,7 +7,7 @@ from torch._dynamo.utils import counters
 from qcvl.callbacks.stock_check import StockCheck
 from qcvl.errors import QcvlError
 from qcvl.models import speed
-from qcvl.modules.gradients import gradient_norms
+from qcvl.modules.gradients import loss_and_norms
 from tests.callbacks.conftest import QUIET
 from tests.conftest import LIGER
 
@@ -43,7 +43,7 @@ def test_compiled_blocks_train_as_they_do_without_and_are_compiled_once_for_rows
             lengths.append(tuple(batch["segments"].tolist()))
             graphs.append(counters["stats"]["unique_graphs"])
 
-    check = Count("model.compile", gradient_norms)
+    check = Count("model.compile", loss_and_norms)
     train("compiled", True, [check])
     train("plain", False)
     assert len(graphs) == len(set(lengths)) == 4 and graphs[0] > 0, "nothing was compiled"
@@ -70,13 +70,13 @@ def test_a_compiler_that_gives_something_else_ends_the_run_before_its_first_step
     with pytest.raises(
         QcvlError, match=r"model.compile: .* differ by more than 0.0001 .*: loss .* and .*compile=false"
     ):
-        train("wrong", True, [StockCheck("model.compile", gradient_norms)])
+        train("wrong", True, [StockCheck("model.compile", loss_and_norms)])
 
 
 def test_the_check_leaves_draws_and_gradients_as_they_were(train, monkeypatch, logged, tmp_path):
     torch._dynamo.reset()
     monkeypatch.setattr(speed, "_compiled", through("eager"))
-    train("with", True, [StockCheck("model.compile", gradient_norms)])
+    train("with", True, [StockCheck("model.compile", loss_and_norms)])
     train("without", True)
     for key in ("train/loss", "train/grad_norm"):
         assert logged(key, tmp_path / "with") == logged(key, tmp_path / "without")
@@ -86,7 +86,7 @@ class TestLiger:
     pytestmark = LIGER
 
     def test_adapters_train_as_they_do_on_stock_layers(self, train, triton_interpreter, logged, tmp_path):
-        check = StockCheck("model.liger", gradient_norms)
+        check = StockCheck("model.liger", loss_and_norms)
         train("liger", False, [check], liger=True, limit=2)
         train("plain", False, limit=2)
         for key in ("train/loss", "train/grad_norm", "train/grad_norm/llm", "train/grad_norm/aligner"):
@@ -103,4 +103,4 @@ class TestLiger:
 
         monkeypatch.setattr("liger_kernel.ops.rms_norm.rsqrt", lambda value: 1.01 * tl.rsqrt(value))
         with pytest.raises(QcvlError, match=r"model.liger: .* differ by more than 0.0001 .*: loss .*liger-kernel"):
-            train("wrong", False, [StockCheck("model.liger", gradient_norms)], liger=True, limit=2)
+            train("wrong", False, [StockCheck("model.liger", loss_and_norms)], liger=True, limit=2)

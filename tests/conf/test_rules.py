@@ -50,12 +50,11 @@ def test_what_needs_whole_weights_is_refused_under_fsdp(settings, told):
     config.check_compatible(OmegaConf.create({"trainer": {"strategy": FSDP}, **plain}))
 
 
-@pytest.mark.parametrize("name", ["compile", "liger"])
-def test_other_kernels_are_refused_beside_deepspeed_and_beside_one_another(name):
-    for strategy, asked in ((FSDP, True), ("ddp", True), ("deepspeed_stage_2", False)):
-        config.check_compatible(OmegaConf.create({"model": {name: asked}, "trainer": {"strategy": strategy}}))
-    with pytest.raises(ConfigError, match=f"model.{name}: not tried with DeepSpeed"):
-        config.check_compatible(OmegaConf.create({"model": {name: True}, "trainer": {"strategy": "deepspeed_stage_2"}}))
+def test_other_kernels_are_refused_beside_one_another_and_compiled_ones_where_zero_gathers_within_them():
+    for strategy, name in (("deepspeed_zero2", "compile"), ("deepspeed_zero3", "liger")):
+        config.check_compatible(config.load("train", [f"strategy={strategy}", f"model.{name}=true"]))
+    with pytest.raises(ConfigError, match="model.compile: ZeRO-3 gathers each layer's weights inside"):
+        config.check_compatible(config.load("train", ["strategy=deepspeed_zero3", "model.compile=true"]))
     with pytest.raises(ConfigError, match="model.liger: .* leave out one of"):
         config.check_compatible(OmegaConf.create({"model": {"compile": True, "liger": True}}))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import DEEPSPEED
+from tests.conftest import DEEPSPEED, LIGER
 
 pytestmark = [*DEEPSPEED, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -21,13 +21,21 @@ def parts(make_module, make_datamodule, make_data, make_trainer, lora, tmp_path)
     """``parts(folder, batch_size, **trainer)``: module, data module and trainer of a run over 8 records."""
 
     def make(
-        folder: str, batch_size: int, tuner=None, rate=1e-3, limit=8, towers=("llm", "aligner"), sp_degree=1, **changes
+        folder: str,
+        batch_size: int,
+        full=False,
+        model=None,
+        limit=8,
+        towers=("llm", "aligner"),
+        sp_degree=1,
+        **changes,
     ):
         sources = {"train": {"en": make_data.source("en.jsonl")}, "val": {"val": make_data.source("en.jsonl")}}
         data = make_data(**sources, sample_limit=limit, batch_size=batch_size, val_batch_size=3)
         values = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "max_epochs": 2}
         trainer = make_trainer(tmp_path / folder, **values | changes)
-        module = make_module(tuner=tuner or lora(dropout=0.0), rate=rate, towers=towers, sp_degree=sp_degree)
+        tuner = {} if full else {"tuner": lora(dropout=0.0)}
+        module = make_module(**tuner, model=model, rate=1e-3, towers=towers, sp_degree=sp_degree)
         return module, make_datamodule(data=data, sp_degree=sp_degree), trainer
 
     return make
@@ -165,6 +173,43 @@ def test_two_processes_are_taught_by_the_dealt_model_what_one_is(taught, logged,
         single, double = (logged(f"train/{key}", tmp_path / folder) for folder in ("one", "two"))
         assert len(single) == 3 and double == pytest.approx(single, rel=1e-3, abs=1e-7), key
     assert logged("train/llm_kd_loss", tmp_path / "one")[-1] > 1e-7
+
+
+@pytest.mark.parametrize(
+    ("name", "swapped", "full"),
+    [
+        pytest.param("deepspeed_zero2", "compile", True, id="zero2-compile"),
+        pytest.param("deepspeed_zero3", "liger", False, id="zero3-liger", marks=LIGER),
+    ],
+)
+def test_other_kernels_are_held_to_the_plain_ones_and_change_no_step(
+    parts, logged, small_model, request, tmp_path, name, swapped, full
+):
+    from qcvl.callbacks.stock_check import StockCheck
+    from qcvl.modules.gradients import loss_and_norms
+    from tests.modules.zero_on_cpu import in_processes
+
+    steps = 2
+    if swapped == "liger":
+        request.getfixturevalue("triton_interpreter")
+        steps = 1  # interpreted kernels are slow
+
+    def run(folder: str, callbacks=(), **changes) -> None:
+        changes |= {"towers": ("llm",), "full": full, "max_epochs": 1, "accumulate_grad_batches": 1}
+        module, datamodule, trainer = parts(folder, 1, limit=2 * steps, callbacks=list(callbacks), **changes)
+        trainer.fit(module, datamodule)
+
+    def checked(ranks: dict) -> None:
+        check = StockCheck(f"model.{swapped}", loss_and_norms)
+        run("swapped", [check], model=small_model(**{swapped: True}), strategy=strategy(name), **ranks)
+        as_is, other = check.compared["gradient norm of llm"]
+        assert 0 < as_is == pytest.approx(other, rel=1e-4)
+
+    in_processes(2, checked)
+    in_processes(2, lambda ranks: run("plain", strategy=strategy(name), **ranks))
+    for key in ("train/loss", "train/grad_norm"):
+        found, expected = (logged(key, tmp_path / folder) for folder in ("swapped", "plain"))
+        assert len(expected) == steps and found == pytest.approx(expected, rel=1e-4), key
 
 
 def test_a_run_without_gpus_is_refused_when_the_trainer_is_made(make_trainer):

@@ -213,6 +213,20 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
                 module._forward_pre_hooks, module._forward_hooks = before, after
 
 
+@contextmanager
+def gathering(model: nn.Module) -> Iterator[None]:
+    """Within the block stage 3 gathers also what one layer takes of another, as in the forward of a step."""
+    taken = [module._parameters for module in model.modules() if hasattr(module._parameters, "_in_forward")]
+    before = [parameters._in_forward for parameters in taken]
+    for parameters in taken:
+        parameters._in_forward = True
+    try:
+        yield
+    finally:
+        for parameters, value in zip(taken, before, strict=True):
+            parameters._in_forward = value
+
+
 def _device() -> torch.device:
     """The device of this rank."""
     from deepspeed.accelerator import get_accelerator
