@@ -1,12 +1,10 @@
 """From checked settings to the three objects of a training run."""
 
-import logging
-import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcvl.composition.quiet import quiet
 from qcvl.composition.roots import Train
 from qcvl.composition.zero_rules import NO_EXPERTS, is_mixture
 from qcvl.errors import ConfigError
@@ -35,7 +33,7 @@ def assemble(settings: Train) -> Run:
     Raises:
         CheckpointError: for a model folder, ``stage.init_from`` or ``resume`` that cannot be used.
     """
-    _quiet()
+    quiet()
     import lightning.pytorch as pl
     import torch
 
@@ -124,25 +122,6 @@ def _callbacks(settings: Train) -> "list[pl.Callback]":
         *checks,
         *(item for item in settings.callbacks.values() if shown or not isinstance(item, ProgressBar)),
     ]
-
-
-_NOISE = re.compile(r"litlogger|PU available|val_check_interval|`train_dataloader` to estimate|`Trainer.fit` stopped")
-
-
-def _quiet() -> None:
-    """Silence what Lightning and transformers say at every start and nobody can act on."""
-    from transformers.utils.logging import disable_progress_bar
-
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda row: not _NOISE.search(row.getMessage())
-    )
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
-    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated")
-    warnings.filterwarnings("ignore", message=r"You have overridden `on_before_batch_transfer`")  # on purpose
-    # Imported by peft where it is there; on a CPU it misses a faster kernel, and says so in each process.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    disable_progress_bar()  # of transformers: one line a checkpoint, drawn over the table of towers
 
 
 def _goes_on_from(settings: Train) -> Path | None:

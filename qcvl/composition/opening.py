@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcvl.composition.devices import start_processes
+from qcvl.composition.quiet import quiet
 from qcvl.composition.roots import Evaluate, Infer
 from qcvl.errors import ConfigError
 
@@ -22,6 +23,7 @@ def open_model(settings: Evaluate | Infer) -> "Reopened":
     """
     import torch
 
+    quiet()
     torch.set_num_threads(settings.threads)
     device = start_processes(settings.devices)
     opened = _opened(settings)

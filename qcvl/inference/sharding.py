@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from qcvl.errors import QcvlError
+
 Item = TypeVar("Item")
 
 
@@ -22,10 +24,20 @@ def shard(items: Sequence[Item]) -> list[Item]:
 
 
 def gather_objects(mine: Sequence[Item]) -> list[Item]:
-    """All processes' items in the order ``shard`` dealt them, on every process."""
+    """All processes' items in the order ``shard`` dealt them, on every process.
+
+    Raises:
+        QcvlError: where one of them is gone.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return list(mine)
     shares: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(shares, list(mine))
+    try:
+        dist.all_gather_object(shares, list(mine))
+    except RuntimeError as error:
+        told = str(error).splitlines()[0]
+        raise QcvlError(
+            f"another process of this command ended or cannot be reached: see its own error ({told})"
+        ) from error
     longest = max(map(len, shares))
     return [share[place] for place in range(longest) for share in shares if place < len(share)]
