@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcvl.composition.devices import refusals
 from qcvl.composition.quiet import quiet
 from qcvl.composition.roots import Train
 from qcvl.composition.zero_rules import NO_EXPERTS, is_mixture
@@ -32,6 +33,7 @@ def assemble(settings: Train) -> Run:
 
     Raises:
         CheckpointError: for a model folder, ``stage.init_from`` or ``resume`` that cannot be used.
+        ConfigError: for what Lightning's Trainer refuses, such as more devices than there are.
     """
     quiet()
     import lightning.pytorch as pl
@@ -75,7 +77,8 @@ def assemble(settings: Train) -> Run:
         **moved,
     )
     loggers = [JsonlLogger(str(Path(settings.paths.output_dir) / "logging.jsonl")), *settings.logger.values()]
-    trainer = settings.trainer(callbacks=_callbacks(settings), logger=loggers, **_float16(settings))
+    with refusals("trainer"):
+        trainer = settings.trainer(callbacks=_callbacks(settings), logger=loggers, **_float16(settings))
     return Run(module, datamodule, trainer, settings)
 
 

@@ -128,6 +128,11 @@ def test_a_run_of_another_model_tokenizer_or_template_does_not_go_on(refusal, fo
     assert "tokens of" in told and "first '<|im_end|>': 724 in the checkpoint" in told, told
 
 
+def test_a_device_that_is_not_there_is_named(refusal, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert re.search(r"^trainer: .*(CUDAAccelerator|gpu)", refusal("trainer.accelerator=gpu"))
+
+
 def test_a_tuner_that_matches_nothing_stops_before_the_first_step(refusal):
     told = refusal("tuner.target_modules=[q_prj]", "data.val_generate=0")
     assert "tuner.target_modules" in told and "matches nothing" in told and "near:" in told and "q_proj" in told

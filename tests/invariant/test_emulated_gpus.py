@@ -213,3 +213,5 @@ def test_checkpoints_are_evaluated_and_asked_on_the_device(on_gpus, finished_run
         for count in (1, 2):
             devices = on_gpus(root, checkpoint, asked, f"devices={count}", count=count)
             assert len(devices) == count and all(device["peak_bytes"] > WEIGHTS for device in devices), root
+    with pytest.raises(AssertionError, match=r"error: devices: You requested gpu: \[0, 1\] But your machine only has"):
+        on_gpus("infer", checkpoint, f"input={photos}/val.jsonl", "devices=2")
