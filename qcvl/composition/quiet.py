@@ -8,12 +8,13 @@ _NOISE = re.compile(r"litlogger|PU available|val_check_interval|`train_dataloade
 
 
 def quiet() -> None:
-    """Silence what Lightning and transformers say at every start and nobody can act on."""
+    """Silence what Lightning and transformers say at every start and nobody can act on, and what they say twice."""
     from transformers.utils.logging import disable_progress_bar
 
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda row: not _NOISE.search(row.getMessage())
     )
+    logging.getLogger("lightning").propagate = False  # it has a handler of its own, beside Hydra's
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated")

@@ -49,6 +49,7 @@ def test_processes_that_share_the_records_write_what_one_does(command, finished_
         for devices in (1, 3):
             done = command(root, *asked, *settings, f"devices={devices}", f"hydra.run.dir={root}-{devices}")
             assert done.code == 0, done.output
+            assert done.output.count("All distributed processes registered") == (devices > 1)
         one, three = (tmp_path / f"{root}-{devices}" for devices in (1, 3))
         answers = "predictions.jsonl" if root == "infer" else "predictions/val.jsonl"
         for found, expected in zip(*(lines_of(run / answers) for run in (three, one)), strict=True):
