@@ -70,7 +70,7 @@ def test_plain_transformers_reads_the_longer_context_from_the_saved_config(token
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path, attn_implementation="sdpa").eval()
     with torch.no_grad():
         expected = plain.model(**inputs, mm_token_type_ids=types, use_cache=False).last_hidden_state
-        torch.testing.assert_close(hidden_states(model, batch).states, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(hidden_states(model, batch).states, expected, rtol=1e-4, atol=5e-5)
         short = hidden_states(settings(tokenizer_folder, "qwen2_5_vl", 1).load_model().eval(), batch).states
     assert not torch.allclose(short, expected, atol=1e-3)
 
