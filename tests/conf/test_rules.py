@@ -53,6 +53,9 @@ def test_what_needs_whole_weights_is_refused_under_fsdp(settings, told):
 def test_other_kernels_are_refused_beside_one_another_and_compiled_ones_where_zero_gathers_within_them():
     for strategy, name in (("deepspeed_zero2", "compile"), ("deepspeed_zero3", "liger")):
         config.check_compatible(config.load("train", [f"strategy={strategy}", f"model.{name}=true"]))
+    for strategy in (FSDP, "ddp"):
+        for name in ("compile", "liger"):
+            config.check_compatible(OmegaConf.create({"model": {name: True}, "trainer": {"strategy": strategy}}))
     with pytest.raises(ConfigError, match="model.compile: ZeRO-3 gathers each layer's weights inside"):
         config.check_compatible(config.load("train", ["strategy=deepspeed_zero3", "model.compile=true"]))
     with pytest.raises(ConfigError, match="model.liger: .* leave out one of"):
