@@ -41,18 +41,19 @@ def infer(cfg: DictConfig) -> None:
         EvaluationItem(record, index, settings.task, opened.prompts, opened.pairing)
         for index, record in enumerate(records)
     ]
-    predictions = predict(shard(items), predictor, opened.answer_format, source="input")
+    mine = predict(shard(items), predictor, opened.answer_format, source="input")
     folder, overlays = Path(settings.paths.output_dir), settings.overlays and settings.task == "dense"
-    shown = [above(prediction, settings.threshold, opened.answer_format) for prediction in predictions]
     if overlays:
+        shown = [above(prediction, settings.threshold, opened.answer_format) for prediction in mine]
         draw_overlays(shard(records), shown, folder / "overlays")
-    predictions, shown = gather_objects(predictions), gather_objects(shown)
+    predictions = gather_objects(mine)
     if not is_first_process():
         return
     write_predictions(folder / "predictions.jsonl", predictions)
     console = Console()
-    for prediction in shown[:10]:
-        console.print(f"{prediction.images[0]}: {prediction.text}", highlight=False, markup=False, soft_wrap=True)
+    for prediction in predictions[:10]:
+        text = above(prediction, settings.threshold, opened.answer_format).text
+        console.print(f"{prediction.images[0]}: {text}", highlight=False, markup=False, soft_wrap=True)
     if overlays:
         console.print(f"overlays    {folder / 'overlays'}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"predictions {folder / 'predictions.jsonl'}", highlight=False, markup=False, soft_wrap=True)

@@ -10,15 +10,19 @@ from qcvl.errors import QcvlError
 Item = TypeVar("Item")
 
 
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def wait_for_all() -> None:
     """Go on once every process has come here."""
-    if dist.is_available() and dist.is_initialized():
+    if _are_several():
         dist.barrier()
 
 
 def shard(items: Sequence[Item]) -> list[Item]:
     """This process's share: items ``rank, rank + world, …``; shares may differ by one."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _are_several():
         return list(items)
     return list(items[dist.get_rank() :: dist.get_world_size()])
 
@@ -29,7 +33,7 @@ def gather_objects(mine: Sequence[Item]) -> list[Item]:
     Raises:
         QcvlError: where one of them is gone.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _are_several():
         return list(mine)
     shares: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
     try:

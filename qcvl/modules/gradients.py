@@ -1,7 +1,5 @@
 """How large a step's gradients are."""
 
-import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +11,7 @@ from qcvl.models.towers import tower_of
 from qcvl.modules.sharded import whole
 from qcvl.modules.zero.sharded import gathering, is_dealt, norms_of_shares
 from qcvl.tuning.adapters import base_name
-
-NUMBER = re.compile(r"(?P<list>.*?)\.(?P<number>\d+)\.")
+from qcvl.tuning.groups import NUMBERED
 
 
 def gradient_norms(model: nn.Module) -> dict[str, float]:
@@ -69,16 +66,14 @@ def _norms_of(loss: Tensor, model: nn.Module) -> dict[str, float]:
 
 
 def _up_to_first_blocks(named: list[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
-    """Without the parameters of numbered blocks, but for the lowest number of each list of blocks."""
-    numbered = [(NUMBER.match(name), name, parameter) for name, parameter in named]
-    lowest: dict[str, int] = {}
-    for match, _, _ in numbered:
-        if match is not None:
-            lowest[match["list"]] = min(int(match["number"]), lowest.get(match["list"], sys.maxsize))
+    """Without the parameters of a tower's blocks, but for the first of them."""
+    numbers = {name: int(match[2]) for name, _ in named if (match := NUMBERED.search(name))}
+    first = {
+        tower: min(number for name, number in numbers.items() if tower_of(name) == tower)
+        for tower in set(map(tower_of, numbers))
+    }
     return [
-        (name, parameter)
-        for match, name, parameter in numbered
-        if match is None or int(match["number"]) == lowest[match["list"]]
+        (name, parameter) for name, parameter in named if name not in numbers or numbers[name] == first[tower_of(name)]
     ]
 
 
